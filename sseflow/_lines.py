@@ -1,0 +1,272 @@
+"""Lines: the only scan of a stream's bytes."""
+
+# Most chunks hold whole lines and nothing else. For them there is one C call that splits, one call of the chain, and
+# the chunk itself goes on if the chain gave the list back as it was. All else takes the slow path, which walks:
+#
+# * A line that is not finished is kept as fragments and joined once, so that a drip costs linear time.
+# * A chain that needs whole lines holds up to `max_line`. Any other is shown the first `whole` bytes of a longer line
+#   as soon as one byte more has come, and what becomes of them becomes of the rest, which is not looked at but for the
+#   byte that ends it. This holds for a line that came in one piece, too: what a stage is shown does not depend on how
+#   the stream was cut.
+# * A CR at the end of a chunk ends its line. An LF at the beginning of the next one belongs to that line, and goes the
+#   way it went.
+# * What was let out before a fault in the same chunk still goes out: the output of a stream that breaks a limit does
+#   not depend on the cuts either.
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeAlias
+
+from ._errors import LineTooLong
+from ._items import End, Head
+from ._stage import Chain, Cut, Lines, Stage, _feed_last
+
+DEFAULT_MAX_LINE = 32 * 1024 * 1024
+"""The longest line there is in practice is a picture in base64; the SDKs' own decoders stop here, too."""
+
+WHOLE = 64 * 1024
+"""A line up to this length is always shown whole. Token events are a few hundred bytes; one read brings 64 KiB."""
+
+_SMALLEST_WHOLE = 64
+"""The beginning of a line must at least tell what kind of line it is."""
+
+BOM = b"\xef\xbb\xbf"
+
+BLANK = (b"\n", b"\r\n", b"\r")
+"""The lines that end a block."""
+
+When: TypeAlias = Callable[[Head], bool]
+
+
+def by_line(
+    *stages: Stage[Lines], max_line: int = DEFAULT_MAX_LINE, whole: int = WHOLE, when: When | None = None
+) -> Stage[bytes]:
+    """Make a stage of bytes out of stages of lines.
+
+    A line ends with LF, CRLF or CR (HTML, section 9.2.6), and is given with its terminator; the last line of a stream
+    may have none. A byte order mark at the beginning goes through, and is hidden from the stages.
+
+    Args:
+        max_line: bytes of content, without terminator, that a line may have if the stages let it through, or hold it:
+            32 MiB by default. One more fails the stream with `LineTooLong`. A line that is dropped by its beginning may
+            be of any length.
+        whole: bytes up to which a line is always given whole, 64 KiB by default. What happens to longer ones is
+            decided by `Stage.needs_whole_lines`.
+        when: asked about the head; if it says no, the body goes through untouched, and the stages are only ended.
+    """
+    if max_line < 1:
+        raise ValueError(f"max_line={max_line}: must be at least 1")
+    if whole < _SMALLEST_WHOLE:
+        raise ValueError(f"whole={whole}: must be at least {_SMALLEST_WHOLE}")
+    chain = Chain(*stages)
+    return _ByLine(chain, max_line, whole, when, holds=chain.needs_whole_lines)
+
+
+class _ByLine(Stage[bytes]):
+    def __init__(self, chain: Chain[Lines], max_line: int, whole: int, when: When | None, *, holds: bool) -> None:
+        self._chain = chain
+        self._max_line = max_line
+        self._holds = holds
+        self._whole = min(whole, max_line)
+        self._limit = max_line if holds else self._whole  # of a line that is given whole
+        self._when = when
+        self._fragments: list[bytes] = []  # of an unfinished line
+        self._size = 0  # of its content, so far; or of the long line that flows
+        self._flows = False  # inside a long line whose beginning was given
+        self._kept = True  # whether the last line that was given open went out
+        self._after_cr = False
+        self._starts = True
+        self._bypassed = False
+        self._plain = False  # none of the above is the case
+
+    def _ask(self, head: Head) -> tuple[Head, bool]:
+        if self._when is not None and not self._when(head):
+            self._bypassed = True
+            return head, True
+        return self._chain._ask(head)
+
+    def head(self, head: Head, /) -> Head | None:
+        answer, ready = self._ask(head)
+        return answer if ready else None
+
+    def _observer(self, limit: int) -> Stage[bytes]:
+        chain = Chain(*(stage._observer(limit) for stage in self._chain.stages))
+        return _ByLine(chain, sys.maxsize, self._whole, self._when, holds=False)
+
+    def feed(self, data: bytes, /) -> bytes:
+        if self._plain and data.endswith(b"\n") and len(data) <= self._whole:
+            lines = data.splitlines(keepends=True)
+            try:
+                out = self._chain.feed(lines)
+            except Cut as cut:
+                raise Cut(b"".join(_lines_of(cut)), cut.error) from None
+            return data if out is lines else _joined(out, data)
+        if self._bypassed:
+            return data
+        return self._feed_slowly(data)
+
+    def _feed_slowly(self, data: bytes) -> bytes:
+        out: list[bytes] = []
+        try:
+            rest = self._skip_bom(data, out) if self._starts else data
+            # By pieces that no long line fits into: what is behind one is not split again.
+            for start in range(0, len(rest), self._whole):
+                piece = rest[start : start + self._whole]
+                while piece:
+                    if self._after_cr:
+                        piece = self._finish_crlf(piece, out)
+                    else:
+                        piece = self._flow(piece, out) if self._flows else self._split(piece, out)
+        except Cut as cut:
+            raise Cut(b"".join([*out, *_lines_of(cut)]), cut.error) from None
+        except Exception as error:
+            raise Cut(b"".join(out), error) from None
+        self._plain = not (self._starts or self._fragments or self._flows or self._after_cr)
+        return _joined(out, data)
+
+    def _skip_bom(self, data: bytes, out: list[bytes]) -> bytes:
+        data = b"".join([*self._fragments, data])
+        self._fragments.clear()
+        if len(data) < len(BOM) and BOM.startswith(data):
+            self._fragments.append(data)
+            return b""
+        self._starts = False
+        if data.startswith(BOM):
+            out.append(BOM)
+            return data[len(BOM) :]
+        return data
+
+    def _finish_crlf(self, data: bytes, out: list[bytes]) -> bytes:
+        self._after_cr = False
+        if not data.startswith(b"\n"):
+            return data
+        self._chain.rest(b"\n", True)
+        if self._kept:
+            out.append(b"\n")
+        return data[1:]
+
+    def _flow(self, data: bytes, out: list[bytes]) -> bytes:
+        """Take the rest of a long line, or as much of it as there is; return what is behind it."""
+        stop = _line_end(data)
+        piece = data[:stop] if stop else data
+        size = self._size + _content(piece)
+        if self._kept:
+            if size > self._max_line:
+                allowed = piece[: self._max_line - self._size]
+                if allowed:
+                    out.append(allowed)
+                    self._chain.rest(allowed, False)
+                raise LineTooLong(self._max_line, size)
+            out.append(piece)
+        self._chain.rest(piece, stop > 0)
+        if not stop:
+            self._size = size
+            return b""
+        self._flows = False
+        self._size = 0
+        self._after_cr = stop == len(data) and piece.endswith(b"\r")
+        return data[stop:]
+
+    def _split(self, data: bytes, out: list[bytes]) -> bytes:
+        """Give lines to the chain; return what is behind the last one that was given or kept."""
+        if self._fragments:
+            return self._finish_line(data, out)
+        lines = data.splitlines(keepends=True)
+        last = lines[-1]
+        if last.endswith(b"\n"):
+            self._give(lines, data, out)
+            return b""
+        self._give(lines[:-1], data[: -len(last)], out)
+        if last.endswith(b"\r"):
+            self._give_open(last, out)
+            self._after_cr = True
+        else:
+            self._fragments.append(last)
+            self._size = len(last)
+        return b""
+
+    def _finish_line(self, data: bytes, out: list[bytes]) -> bytes:
+        stop = _line_end(data)
+        piece = data[:stop] if stop else data
+        size = self._size + _content(piece)
+        if size > self._limit:
+            return self._judge_long(size, data, out)
+        self._fragments.append(piece)
+        self._size = size
+        if not stop:
+            return b""
+        line = self._join()
+        if stop == len(data) and line.endswith(b"\r"):
+            self._give_open(line, out)
+            self._after_cr = True
+        else:
+            self._give([line], line, out)
+        return data[stop:]
+
+    def _judge_long(self, size: int, data: bytes, out: list[bytes]) -> bytes:
+        """Judge a line, of which ``size`` bytes are there, by its beginning; ``data`` starts with the next piece."""
+        if self._holds:
+            self._join()
+            raise LineTooLong(self._max_line, size)
+        missing = self._whole - self._size
+        self._fragments.append(data[:missing])
+        self._give_open(self._join(), out)
+        self._size = self._whole
+        self._flows = True
+        return data[missing:]
+
+    def _join(self) -> bytes:
+        line = b"".join(self._fragments)
+        self._fragments.clear()
+        self._size = 0
+        return line
+
+    def _give(self, lines: Lines, data: bytes, out: list[bytes]) -> None:
+        """Feed whole lines, whose bytes are ``data``."""
+        if lines:
+            result = self._chain.feed(lines)
+            if result is lines:
+                out.append(data)
+            else:
+                out.extend(result)
+
+    def _give_open(self, line: bytes, out: list[bytes]) -> None:
+        result, self._kept = self._chain.feed_open([line])
+        out.extend(result)
+
+    def end(self, end: End, /) -> tuple[bytes | None, End]:
+        if self._bypassed:
+            self._chain.end(end)
+            return None, end
+        out, end = _feed_last(self._chain, [self._join()] if self._fragments else None, end)
+        last, end = self._chain.end(end)
+        return b"".join([*(out or ()), *(last or ())]) or None, end
+
+
+def _joined(out: Lines, data: bytes) -> bytes:
+    """What came of ``data``; the same object if nothing changed."""
+    joined = b"".join(out)
+    return data if joined == data else joined
+
+
+def _line_end(data: bytes) -> int:
+    """The index behind the first line end in ``data``, or 0."""
+    lf = data.find(b"\n")
+    cr = data.find(b"\r", 0, lf) if lf >= 0 else data.find(b"\r")
+    if cr < 0 or cr == lf - 1:
+        return lf + 1
+    return cr + 1
+
+
+def _content(line: bytes) -> int:
+    """The length of a line without its terminator."""
+    if line.endswith(b"\n"):
+        return len(line) - (2 if line.endswith(b"\r\n") else 1)
+    return len(line) - 1 if line.endswith(b"\r") else len(line)
+
+
+def _lines_of(cut: Cut) -> Lines:
+    assert isinstance(cut.batch, list)
+    return cut.batch

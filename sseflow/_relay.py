@@ -1,0 +1,298 @@
+"""The pump: source to pipeline to sink, in one task, with one outcome."""
+
+# There is one task that reads and writes in turn; that is the backpressure. Whoever wants the relay to stop, because
+# the reader has left or a deadline has passed, calls `stop`, which notes the ending and cancels a scope. It waits for
+# nobody and owns nothing, so it cannot block, and the pump cannot wait for it. State changes only between awaits.
+#
+# Everything is closed and the outcome is made in one `finally`, shielded and bounded in time.
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from ._items import Cancelled, Closed, End, Eof, Failed, Head, Item
+from ._pipeline import Pipeline
+from ._streams import reset
+
+DEFAULT_CLOSE_TIMEOUT = 5.0
+"""Seconds for each of the two streams to close. Closing says goodbye, and must not wait for a peer that does not."""
+
+
+class Source(Protocol):
+    """Where the bytes come from. A `trio.abc.ReceiveStream` is one."""
+
+    async def receive_some(self) -> bytes:
+        """Receive some bytes; ``b""`` is a clean end. A cancelled call loses none."""
+
+    async def aclose(self) -> None:
+        """Give it back. Called once, at the end, however that came."""
+
+
+class Sink(Protocol):
+    """Where the bytes go."""
+
+    async def send_head(self, head: Head, data: bytes) -> None:
+        """Send the head, and the first bytes behind it if there are any yet."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Send bytes."""
+
+    async def finish(self, end: End) -> None:
+        """End the stream: cleanly for `Eof`, and so that nobody can take it for complete for any other ending.
+
+        Called once. For another ending than `Eof` it may come in the middle of a send that was cancelled.
+        """
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What became of one relay."""
+
+    ending: End
+    """How the stream ended, behind all stages."""
+
+    committed: bool
+    """Whether a head, or, of a stream without one, a byte, was given to the sink."""
+
+    write_error: Exception | None
+    """What the sink raised, if it did."""
+
+    close_error: Exception | None
+    """What closing the source, or aborting the sink, raised, if it did."""
+
+    chunks_in: int
+    """Reads that brought something."""
+
+    bytes_in: int
+    bytes_out: int
+
+    started: float
+    """Of the same clock as `trio.current_time`, in seconds, as are the following."""
+
+    first_in: float | None
+    """When the first bytes came; None if none did."""
+
+    first_out: float | None
+    """When the first bytes were given to the sink; None if none were."""
+
+    ended: float
+
+
+class Relay:
+    """One stream on its way from a source to a sink. Call `run` once; `stop` at any time, from any task.
+
+    Args:
+        source: read until it ends, and closed.
+        pipeline: what the stream flows through; used for nothing else.
+        sink: written to, and finished. A `trio.abc.SendStream` will do: it is closed at a clean end, and otherwise
+            closed forcefully, by a reset where there is one.
+        head: the head of the stream, if it has one.
+        record: called with the outcome, exactly once, also when `run` is cancelled.
+        close_timeout: seconds for each stream to close, 5 by default.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        pipeline: Pipeline,
+        sink: Sink | trio.abc.SendStream,
+        *,
+        head: Head | None = None,
+        record: Callable[[Outcome], object] | None = None,
+        close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+    ) -> None:
+        self._source = source
+        self._pipeline = pipeline
+        self._sink = _StreamSink(sink) if isinstance(sink, trio.abc.SendStream) else sink
+        self._head = head
+        self._record = record
+        self._close_timeout = close_timeout
+        self._scope = trio.CancelScope()
+        self._stopped: End | None = None
+        self._finished = False
+        self._committed = False
+        self._write_error: Exception | None = None
+        self._close_error: Exception | None = None
+        self._chunks_in = 0
+        self._bytes_in = 0
+        self._bytes_out = 0
+        self._first_in: float | None = None
+        self._first_out: float | None = None
+
+        self.reading_since: float | None = None
+        """Since when the pump waits for the source; None while it does not. For whoever watches the time."""
+
+    def stop(self, end: End) -> None:
+        """End the stream with ``end``, unless it has ended already. Returns at once; the first call counts.
+
+        `Eof` is taken only while the pump waits for the source: in the middle of a write there is no clean end.
+        """
+        if isinstance(end, Eof) and self.reading_since is None:
+            return
+        if self._stopped is None:
+            self._stopped = end
+            self._scope.cancel()
+
+    async def run(self) -> Outcome:
+        """Relay until the stream ends; close the source, finish the sink, and say what became of it.
+
+        Errors of source, stages and sink are in the outcome; only cancellation, and what `record` raises, comes out.
+        """
+        started = trio.current_time()
+        try:
+            with self._scope:
+                await self._pump()
+            if self._stopped is not None:
+                await self._give_last(self._stopped)
+        finally:
+            self._pipeline.end(Cancelled())
+            with trio.CancelScope(shield=True):
+                await self._close()
+            ending = self._pipeline.ending
+            assert ending is not None
+            outcome = Outcome(
+                ending=ending,
+                committed=self._committed,
+                write_error=self._write_error,
+                close_error=self._close_error,
+                chunks_in=self._chunks_in,
+                bytes_in=self._bytes_in,
+                bytes_out=self._bytes_out,
+                started=started,
+                first_in=self._first_in,
+                first_out=self._first_out,
+                ended=trio.current_time(),
+            )
+            if self._record is not None:
+                self._record(outcome)
+        return outcome
+
+    async def _pump(self) -> None:
+        """Read and write in turn until the pipeline has ended and the sink knows."""
+        feed = self._pipeline.feed
+        receive = self._source.receive_some
+        await self._write(self._pipeline.head(self._head) if self._head is not None else [])
+        while self._pipeline.ending is None:
+            self.reading_since = trio.current_time()
+            try:
+                data = await receive()
+            except Exception as error:
+                items = self._pipeline.end(Failed(error))
+            else:
+                if data:
+                    if self._first_in is None:
+                        self._first_in = trio.current_time()
+                    self._chunks_in += 1
+                    self._bytes_in += len(data)
+                    items = feed(data if type(data) is bytes else bytes(data))
+                else:
+                    items = self._pipeline.end(Eof())
+            self.reading_since = None
+            await self._write(items)
+
+    async def _give_last(self, end: End) -> None:
+        """End a stream that was stopped. Between two writes the sink may still have what the stages held back."""
+        items = self._pipeline.end(end)
+        if self.reading_since is not None and isinstance(end, (Eof, Failed)):
+            with trio.move_on_after(self._close_timeout):
+                await self._write(items)
+
+    async def _write(self, items: list[Item]) -> None:
+        """Give items to the sink. If it cannot take them the reader has left, and the stream is `Closed`."""
+        try:
+            await self._give(items)
+        except Exception as error:
+            self._write_error = error
+            self._pipeline.end(Closed())
+
+    async def _give(self, items: list[Item]) -> None:
+        head: Head | None = None
+        for item in items:
+            if isinstance(item, bytes):
+                if head is not None:
+                    await self._commit(head, item)
+                    head = None
+                else:
+                    if self._first_out is None:
+                        self._note_first_out()
+                    await self._sink.send_all(item)
+                self._bytes_out += len(item)
+            elif isinstance(item, Head):
+                head = item
+            else:
+                if head is not None:
+                    await self._commit(head, b"")
+                    head = None
+                if isinstance(item, Eof):
+                    await self._sink.finish(item)
+                    self._finished = True
+        if head is not None:
+            await self._commit(head, b"")
+
+    async def _commit(self, head: Head, data: bytes) -> None:
+        self._committed = True
+        if data:
+            self._note_first_out()
+        await self._sink.send_head(head, data)
+
+    def _note_first_out(self) -> None:
+        self._committed = True
+        self._first_out = trio.current_time()
+
+    async def _close(self) -> None:
+        """Tell all that the stream is over: the source, and the sink if it does not know yet."""
+        ending = self._pipeline.ending
+        await self._bounded(self._source.aclose)
+        if self._finished:
+            return
+        if ending is None or isinstance(ending, Eof):
+            # The end had come, and could not be told: the last that the sink was given may be cut.
+            if self._write_error is None:
+                self._write_error = trio.BrokenResourceError("the relay was stopped before the end was written")
+            ending = Closed()
+        await self._bounded(functools.partial(self._sink.finish, ending))
+
+    async def _bounded(self, close: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with trio.fail_after(self._close_timeout):
+                await close()
+        except Exception as error:
+            if self._close_error is None:
+                self._close_error = error
+
+
+class _StreamSink:
+    """A send stream as a sink; it has no place for a head."""
+
+    def __init__(self, stream: trio.abc.SendStream) -> None:
+        self._stream = stream
+
+    async def send_head(self, head: Head, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def finish(self, end: End) -> None:
+        if isinstance(end, Eof):
+            await self._stream.aclose()
+        else:
+            reset(self._stream)
+            await trio.aclose_forcefully(self._stream)
+
+
+async def relay(
+    source: Source,
+    pipeline: Pipeline,
+    sink: Sink | trio.abc.SendStream,
+    *,
+    head: Head | None = None,
+    record: Callable[[Outcome], object] | None = None,
+) -> Outcome:
+    """Relay one stream until it ends, and say what became of it. See `Relay`, which can also be stopped."""
+    return await Relay(source, pipeline, sink, head=head, record=record).run()

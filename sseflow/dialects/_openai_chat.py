@@ -1,0 +1,113 @@
+"""The stream of OpenAI's chat completions, and of the many servers that speak like it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from .._events import Event
+from ._dialect import Dialect, DialectError, Reading
+
+_DONE = b"[DONE]"
+
+# A quote inside a JSON string is escaped, so none of these matches in what a model wrote.
+_CONTENT = re.compile(
+    rb'"(?:content|reasoning|reasoning_content|refusal|text|arguments|name)"\s*:\s*"(?!")|"tool_calls"\s*:\s*\[\s*\{'
+)
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
+_ERROR = re.compile(rb'"error"\s*:\s*[{"]')
+_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+_READ_CONTENT = Reading(content=True)
+_READ_NOTHING = Reading()
+_READ_DONE = Reading(ended=True, terminator=True)
+
+
+class OpenAIChat(Dialect):
+    """OpenAI chat completions: complete when a ``finish_reason`` was seen, or ``[DONE]``.
+
+    ``[DONE]`` is an exact match. JSON is decoded only where a search of the bytes cannot rule it out.
+    """
+
+    name = "openai-chat"
+    ends_at_eof = False
+
+    def read(self, event: Event, /) -> Reading:
+        data = event.data
+        if data == _DONE:
+            return _READ_DONE
+        if event.cut:
+            return self._read_window(data)
+        if (
+            b'"error"' in data
+            or data.count(b'"finish_reason"') != data.count(b'"finish_reason":null')
+            or data.count(b'"usage"') != data.count(b'"usage":null')
+        ):
+            return self._read_marked(event)
+        return _READ_CONTENT if _has_content(data) else _READ_NOTHING
+
+    def _read_marked(self, event: Event) -> Reading:
+        try:
+            chunk = json.loads(event.data)
+        except ValueError:
+            # It is the client's to complain of; of an error event we still say that it is one.
+            return Reading(error=DialectError()) if event.type == b"error" else _READ_NOTHING
+        if not isinstance(chunk, dict):
+            return _READ_NOTHING
+        choices = chunk.get("choices")
+        usage = chunk.get("usage")
+        error = chunk.get("error")
+        return Reading(
+            content=_has_content(event.data),
+            ended=isinstance(choices, list) and any(isinstance(c, dict) and c.get("finish_reason") for c in choices),
+            error=_error(error) if error else None,
+            usage=usage if isinstance(usage, dict) else None,
+        )
+
+    def _read_window(self, data: bytes) -> Reading:
+        return Reading(
+            content=True,
+            ended=_FINISH.search(data) is not None,
+            error=DialectError() if _ERROR.search(data, 0, 1024) else None,
+        )
+
+    def model(self, data: bytes, /) -> str | None:
+        found = _MODEL.search(data)
+        if found is None:
+            return None
+        try:
+            name = json.loads(found[1])
+        except ValueError:
+            return None
+        return name if isinstance(name, str) else None
+
+    def is_terminator(self, data: bytes, /) -> bool:
+        return data == _DONE
+
+    def is_error(self, type: bytes, data: bytes, /) -> bool:
+        if type == b"error":
+            return True
+        if b'"error"' not in data:
+            return False
+        try:
+            chunk = json.loads(data)
+        except ValueError:  # the beginning of a long line, or no JSON at all
+            return _ERROR.match(data.lstrip(b"{ \t")) is not None
+        return isinstance(chunk, dict) and bool(chunk.get("error"))
+
+
+def _has_content(data: bytes) -> bool:
+    # Most chunks can be ruled in by one search; the rest is worth a regular expression.
+    at = data.find(b'"content":"')
+    return (at >= 0 and data[at + 11 : at + 12] != b'"') or _CONTENT.search(data) is not None
+
+
+def _error(value: object) -> DialectError:
+    if not isinstance(value, dict):
+        return DialectError(message=str(value))
+
+    def text(key: str) -> str | None:
+        part = value.get(key)
+        return None if part is None else str(part)
+
+    return DialectError(message=text("message"), type=text("type"), code=text("code"))

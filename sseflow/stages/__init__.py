@@ -1,0 +1,25 @@
+"""Ready-made stages, one file each."""
+
+from ._comment_stripper import CommentStripper as CommentStripper
+from ._commit_gate import CommitGate as CommitGate
+from ._data_counter import DataCounter as DataCounter
+from ._eof_recorder import EofRecorder as EofRecorder
+from ._error_mapper import ErrorMapper as ErrorMapper
+from ._require import RequireData as RequireData
+from ._require import RequireEnd as RequireEnd
+from ._tee import Tee as Tee
+from ._watch import Watch as Watch
+from ._whole_events import WholeEvents as WholeEvents
+
+__all__ = [
+    "CommentStripper",
+    "CommitGate",
+    "DataCounter",
+    "EofRecorder",
+    "ErrorMapper",
+    "RequireData",
+    "RequireEnd",
+    "Tee",
+    "Watch",
+    "WholeEvents",
+]

@@ -1,0 +1,62 @@
+"""Read the dialect of a stream, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .._events import Events
+from .._stage import Stage
+from ..dialects import Dialect, DialectError
+
+
+class Watch(Stage[Events]):
+    """Note what the events of a stream say. Put it under `Observe`: ``Observe(by_event(Watch(dialect)))``."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+
+        self.events = 0
+        """Events with data, without the dialect's terminator."""
+
+        self.content = 0
+        """Events that brought the answer forward: what a progress clock looks at."""
+
+        self.ended = False
+        """The dialect's own end was seen; with `PlainSSE` there is none."""
+
+        self.terminated = False
+        """The dialect's terminator was seen: nothing of the answer can come any more."""
+
+        self.error: DialectError | None = None
+        """The first error that stood in the stream."""
+
+        self.usage: Mapping[str, object] | None = None
+        """The last usage object."""
+
+        self.model: str | None = None
+        """The name of the model that answers, as the upstream calls it."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stream may end here: its dialect's end was seen, or it has no end of its own."""
+        return self.ended or self.dialect.ends_at_eof
+
+    def feed(self, batch: Events, /) -> Events:
+        read = self.dialect.read
+        for event in batch:
+            reading = read(event)
+            if reading.content:
+                self.content += 1
+            if reading.terminator:
+                self.terminated = True
+            else:
+                self.events += 1
+            if reading.ended:
+                self.ended = True
+            if reading.error is not None and self.error is None:
+                self.error = reading.error
+            if reading.usage is not None:
+                self.usage = reading.usage
+            if self.model is None:
+                self.model = self.dialect.model(event.data)
+        return batch
