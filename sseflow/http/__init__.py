@@ -1,0 +1,67 @@
+"""HTTP/1.1 on Trio, with h11 as the judge: a server's leg, a client's leg, and what stands between them and bytes."""
+
+from ._codec import BodyError as BodyError
+from ._codec import Chunked as Chunked
+from ._codec import Counted as Counted
+from ._codec import Framing as Framing
+from ._codec import IncompleteBody as IncompleteBody
+from ._codec import NoBody as NoBody
+from ._codec import UntilClose as UntilClose
+from ._codec import frame_chunk as frame_chunk
+from ._codec import last_chunk as last_chunk
+from ._connect import ConnectOptions as ConnectOptions
+from ._connect import Origin as Origin
+from ._connect import connect as connect
+from ._guard import HeadLimits as HeadLimits
+from ._guard import split_absolute as split_absolute
+from ._listen import Address as Address
+from ._listen import Listener as Listener
+from ._listen import Server as Server
+from ._listen import listen as listen
+from ._messages import Headers as Headers
+from ._messages import Request as Request
+from ._messages import Response as Response
+from ._messages import connection_options as connection_options
+from ._pool import Call as Call
+from ._pool import Pool as Pool
+from ._pool import PoolOptions as PoolOptions
+from ._server import Incoming as Incoming
+from ._server import ServerConnection as ServerConnection
+from ._server import ServerLimits as ServerLimits
+from ._server import WriteTimeout as WriteTimeout
+from ._wire import SocketWire as SocketWire
+from ._wire import Wire as Wire
+
+__all__ = [
+    "Address",
+    "BodyError",
+    "Call",
+    "Chunked",
+    "connect",
+    "connection_options",
+    "ConnectOptions",
+    "Counted",
+    "frame_chunk",
+    "Framing",
+    "HeadLimits",
+    "Headers",
+    "IncompleteBody",
+    "Incoming",
+    "last_chunk",
+    "listen",
+    "Listener",
+    "NoBody",
+    "Origin",
+    "Pool",
+    "PoolOptions",
+    "Request",
+    "Response",
+    "Server",
+    "ServerConnection",
+    "ServerLimits",
+    "SocketWire",
+    "split_absolute",
+    "UntilClose",
+    "Wire",
+    "WriteTimeout",
+]

@@ -1,0 +1,287 @@
+"""Listening: addresses, sockets, and the loop that accepts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+
+import attrs
+import trio
+
+from .._errors import ConfigurationError, RequestError
+from ._server import Incoming, ServerConnection, ServerLimits, WriteTimeout
+from ._wire import SocketWire, Wire
+
+BACKLOG = 1024
+"""Connections that the system may keep until they are accepted."""
+
+FULL_PAUSE = 0.1
+"""Seconds to wait when the system has no descriptor or memory for another connection."""
+
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+@attrs.frozen
+class Address:
+    """Where to listen: a host and a port, or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``.
+
+        Raises:
+            ConfigurationError: it is none of these.
+        """
+        if text.startswith("unix:"):
+            if len(text) == len("unix:"):
+                raise ConfigurationError(f"{text!r} is no address: behind unix: there must be a path")
+            return cls(path=text.removeprefix("unix:"))
+        host, colon, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            colon = ""
+        if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+            raise ConfigurationError(
+                f"{text!r} is no address: it must be like 127.0.0.1:8080, [::1]:8080 or unix:/run/sseflow.sock"
+            )
+        return cls(host, int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.path is not None or self.host == "localhost" or self.host.startswith("127.") or self.host == "::1"
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Listener:
+    """A listening socket. ``address`` has the port that was really given."""
+
+    def __init__(self, sock: socket.socket, address: Address, tls: ssl.SSLContext | None) -> None:
+        self.sock = sock
+        self.address = address
+        self.tls = tls
+
+    def close(self) -> None:
+        """Stop listening; a task that accepts gets `trio.ClosedResourceError`."""
+        if self.sock.fileno() >= 0:
+            with contextlib.suppress(RuntimeError):  # outside of Trio nobody waits for it
+                trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
+            if self.address.path is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.address.path)
+
+
+def listen(address: Address, *, tls: ssl.SSLContext | None = None) -> list[Listener]:
+    """Open what ``address`` stands for: a name may have several addresses.
+
+    Raises:
+        OSError: the address is in use, or cannot be had.
+    """
+    if address.path is not None:
+        return [Listener(_listen_unix(address.path), address, tls)]
+    listeners: list[Listener] = []
+    infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, kind, protocol, _, where in dict.fromkeys(infos):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(where)
+                sock.listen(BACKLOG)
+                sock.setblocking(False)
+            except BaseException:
+                sock.close()
+                raise
+            listeners.append(Listener(sock, Address(address.host, sock.getsockname()[1]), tls))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _listen_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # What a server that died left behind is in the way; one that lives, or a file, is not ours to remove.
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.stat(path).st_mode) and sock.connect_ex(path) == errno.ECONNREFUSED:
+                os.unlink(path)
+                sock.close()
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Server:
+    """Serve connections of several listeners.
+
+    Args:
+        handle: called for each request; it answers and returns. What it raises ends its connection, and no other; that
+            the client could not be written to is no error.
+        refuse: called for what is not a request, with the connection and why.
+        limits: what clients may ask.
+        max_connections: open ones, in all; beyond that none is accepted until one ends.
+        on_error: called with each exception of a handler, and, with a message, when the system is out of descriptors.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Incoming], Awaitable[None]],
+        *,
+        refuse: Callable[[ServerConnection, RequestError], Awaitable[None]],
+        on_error: Callable[[str, BaseException], object],
+        limits: ServerLimits | None = None,
+        max_connections: int = 4096,
+    ) -> None:
+        self._handle = handle
+        self._refuse = refuse
+        self._on_error = on_error
+        self._limits = limits or ServerLimits()
+        self._max_connections = max_connections
+        self._connections: set[ServerConnection] = set()
+        self._room = trio.Event()
+        self._draining = False
+        self._listeners: list[Listener] = []
+        self._complained = -1.0
+        self._scope: trio.CancelScope | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._draining
+
+    async def run(
+        self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until `drain` was called and the last connection has ended; closes the listeners."""
+        self._listeners = list(listeners)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
+                task_status.started()
+        finally:
+            self._close_listeners()
+
+    def drain(self) -> None:
+        """Accept nothing more, close idle connections, and let the others end after the answer they are in."""
+        self._draining = True
+        self._close_listeners()
+        for connection in self._connections:
+            connection.closing = True
+            if connection.idle is not None and not connection.ahead:
+                connection.idle.cancel()
+
+    def cancel(self) -> None:
+        """End all connections now; answers that are on their way are cut."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        while True:
+            while len(self._connections) >= self._max_connections:
+                self._room = trio.Event()
+                await self._room.wait()
+            try:
+                await trio.lowlevel.wait_readable(listener.sock)
+                sock, _ = listener.sock.accept()
+            except (trio.ClosedResourceError, ValueError):  # ValueError: closed while there was no room
+                return
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._complain(error)
+                    await trio.sleep(FULL_PAUSE)
+                elif error.errno == errno.EBADF:
+                    return
+                continue  # the client has gone before it was accepted
+            connection = self._admit(sock, listener.tls)
+            if connection is not None:
+                nursery.start_soon(self._serve, connection)
+
+    def _admit(self, sock: socket.socket, tls: ssl.SSLContext | None) -> ServerConnection | None:
+        try:
+            plain = SocketWire(sock)
+        except OSError:  # it has gone already
+            sock.close()
+            return None
+        wire = plain if tls is None else trio.SSLStream(plain, tls, server_side=True, https_compatible=True)
+        connection = ServerConnection(wire, limits=self._limits, scheme="http" if tls is None else "https")
+        connection.closing = self._draining
+        self._connections.add(connection)
+        return connection
+
+    def _complain(self, error: OSError) -> None:
+        now = trio.current_time()
+        if now - self._complained >= 1:
+            self._complained = now
+            self._on_error("no connection can be accepted", error)
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        try:
+            if await self._shake_hands(connection.wire):
+                await self._serve_requests(connection)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout):
+            pass  # the client has gone, or does not read: an answer could not be written
+        except Exception as error:
+            self._on_error("a connection ended with an exception", error)
+        finally:
+            self._connections.discard(connection)
+            self._room.set()
+            with trio.CancelScope(shield=True), contextlib.suppress(Exception):
+                await connection.aclose()
+
+    async def _shake_hands(self, wire: Wire) -> bool:
+        if isinstance(wire, trio.SSLStream):
+            with trio.move_on_after(self._limits.head_timeout), contextlib.suppress(trio.BrokenResourceError):
+                await wire.do_handshake()
+                return True
+            return False
+        return True
+
+    async def _serve_requests(self, connection: ServerConnection) -> None:
+        while True:
+            try:
+                incoming = await connection.next_request()
+                if incoming is None:
+                    return
+            except RequestError as error:
+                await self._refuse(connection, error)
+                return
+            try:
+                await self._handle(incoming)
+            finally:
+                incoming.release()
+

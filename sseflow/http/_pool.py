@@ -1,0 +1,279 @@
+"""The client's leg: calls to upstreams, over connections that are used again only when that is safe."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import attrs
+import h11
+import trio
+
+from .._errors import UpstreamError, UpstreamLost, UpstreamProtocolError
+from .._items import Head
+from ._codec import BodyError, BodyReader, NoBodyReader, reader_for, response_framing
+from ._connect import ConnectOptions, Origin, connect
+from ._guard import HeadLimits, check_response_head, find_head_end
+from ._messages import Headers, Request, Response, fields, write_head
+from ._wire import Wire, transport
+
+MAX_INFORMATIONAL = 8
+"""Responses of the class 1xx before the real one; nobody sends more than two."""
+
+#: Called with the status and the fields of each response of the class 1xx.
+OnInformational: TypeAlias = Callable[[int, Headers], Awaitable[None]]
+
+
+@attrs.frozen(kw_only=True)
+class PoolOptions:
+    """How connections are made and kept. Times in seconds."""
+
+    connect: ConnectOptions = ConnectOptions()
+    head: HeadLimits = HeadLimits()
+
+    max_idle: int = 64
+    """Idle connections in all. Each holds a descriptor here and there."""
+
+    max_idle_time: float = 30.0
+    """An upstream, or something between, closes idle connections after a minute or so; we had better be first."""
+
+
+class Pool:
+    """Connections to upstreams.
+
+    A connection comes back only if its response ended cleanly with nothing behind it, and both sides would go on.
+    """
+
+    def __init__(self, options: PoolOptions | None = None) -> None:
+        self.options = options or PoolOptions()
+        self._idle: list[tuple[float, Origin, Wire]] = []  # the oldest first
+
+    @property
+    def idle(self) -> int:
+        """How many idle connections there are."""
+        return len(self._idle)
+
+    async def call(self, origin: Origin, *, fresh: bool = False) -> Call:
+        """A call over an idle connection, or a new one; only over a new one if ``fresh``. Raises as `connect` does."""
+        wire = None if fresh else self._take(origin)
+        if wire is not None:
+            return Call(self, origin, wire, reused=True)
+        return Call(self, origin, await connect(origin, self.options.connect), reused=False)
+
+    def _take(self, origin: Origin) -> Wire | None:
+        self.expire()
+        for i in range(len(self._idle) - 1, -1, -1):
+            if self._idle[i][1] == origin:
+                wire = self._idle.pop(i)[2]
+                if not transport(wire).is_readable():
+                    return wire
+                transport(wire).close()
+        return None
+
+    def give(self, origin: Origin, wire: Wire) -> None:
+        """Take back a connection that is good for another call."""
+        self._idle.append((trio.current_time(), origin, wire))
+        self.expire()
+
+    def expire(self) -> None:
+        """Close what has been idle for too long, and the oldest of what is too much."""
+        limit = trio.current_time() - self.options.max_idle_time
+        while self._idle and (self._idle[0][0] <= limit or len(self._idle) > self.options.max_idle):
+            transport(self._idle.pop(0)[2]).close()
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        while self._idle:
+            transport(self._idle.pop()[2]).close()
+
+
+class Call:
+    """One request to an upstream and its answer. A `Source`: what it receives is the body.
+
+    Use it so: `send_request`, `send_body` as often as needed, `receive_head`, `receive_some` until ``b""``, `aclose`.
+    """
+
+    def __init__(self, pool: Pool, origin: Origin, wire: Wire, *, reused: bool) -> None:
+        self.origin = origin
+        self.reused = reused
+        """Whether the connection was idle before."""
+
+        self.answered = False
+        """Whether one byte of an answer has come."""
+
+        self.payload = b""
+        """The bytes that `receive_some` returned last."""
+
+        self._pool = pool
+        self._wire = wire
+        self._sent_before = transport(wire).sent
+        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=pool.options.head.max_head)
+        self._method = b""
+        self._request_keeps_alive = False
+        self._request_done = False
+        self._received = bytearray()
+        self._reader: BodyReader = NoBodyReader()
+        self._response: Response | None = None
+        self._double_framing = False
+        self._error: Exception | None = None
+        self._eof = False
+
+    @property
+    def span(self) -> bytes | None:
+        """The raw chunks of the last payload, if they are whole; see `ChunkedReader`."""
+        return self._reader.span
+
+    @property
+    def trailers(self) -> Headers:
+        """The trailers that came behind a body in chunks."""
+        return self._reader.trailers
+
+    @property
+    def written(self) -> bool:
+        """Whether any byte of the request was handed to the system."""
+        return transport(self._wire).sent > self._sent_before
+
+    async def send_request(self, request: Request, data: bytes = b"", *, last: bool) -> None:
+        """Send the head of the request and the first bytes, already framed, of its body; ``last``: that is all.
+
+        Raises:
+            UpstreamLost: the connection is gone.
+        """
+        self._method = request.method
+        self._request_keeps_alive = request.keeps_alive
+        event = h11.Request(method=request.method, target=request.target, headers=list(request.headers))
+        await self.send_body(write_head(self._protocol, event) + data, last=last)
+
+    async def send_body(self, data: bytes, *, last: bool) -> None:
+        """Send more bytes, already framed, of the request's body. Raises as `send_request` does."""
+        try:
+            await self._wire.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._lost("while the request was sent", error) from error
+        self._request_done = last
+
+    async def receive_head(self, on_informational: OnInformational) -> Head:
+        """Receive the head of the answer.
+
+        Raises:
+            UpstreamLost: the connection ended before it.
+            UpstreamProtocolError: it is none.
+        """
+        for _ in range(MAX_INFORMATIONAL + 1):
+            event = await self._receive_event()
+            headers = fields(event.headers)
+            if isinstance(event, h11.Response):
+                return self._begin_body(event, headers)
+            if event.status_code == 101:
+                raise _malformed("the upstream switched protocols, which nobody had asked for")
+            await on_informational(event.status_code, headers)
+        raise _malformed(f"the upstream sent more than {MAX_INFORMATIONAL} responses of the class 1xx")
+
+    async def _receive_event(self) -> h11.InformationalResponse | h11.Response:
+        limits = self._pool.options.head
+        searched = 0
+        while (end := find_head_end(self._received, searched)) < 0 and len(self._received) <= limits.max_head:
+            searched = len(self._received)
+            try:
+                data = await self._wire.receive_some()
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise self._lost("before it had answered", error) from error
+            if not data:
+                raise self._lost("before it had answered", None)
+            self.answered = True
+            self._received += data
+        raw = bytes(self._received[:end] if end >= 0 else self._received)
+        del self._received[: len(raw)]
+        head = check_response_head(raw, limits)
+        self._double_framing = head is not raw
+        try:
+            self._protocol.receive_data(head)
+            event = self._protocol.next_event()
+        except h11.RemoteProtocolError as error:
+            raise _malformed(f"the upstream's answer is malformed: {error}") from error
+        if not isinstance(event, (h11.InformationalResponse, h11.Response)):
+            raise _malformed("the upstream's answer is malformed")
+        return event
+
+    def _begin_body(self, event: h11.Response, headers: Headers) -> Head:
+        try:
+            framing = response_framing(self._method, event.status_code, headers, event.http_version)
+        except BodyError as error:
+            raise _malformed(str(error)) from error
+        self._reader = reader_for(framing)
+        self._response = Response(Head(event.status_code, headers), event.http_version)
+        return self._response.head
+
+    async def receive_some(self) -> bytes:
+        """Receive some bytes of the body; ``b""`` is its complete end.
+
+        Raises:
+            UpstreamLost: the connection ended before the body did.
+            UpstreamProtocolError: the body's framing is broken.
+        """
+        if self._error is not None:
+            raise self._error
+        while not self._eof:
+            if self._received:
+                data = bytes(self._received)
+                self._received.clear()
+            elif self._reader.done:
+                break
+            else:
+                data = await self._receive()
+                if not data:
+                    self._end_of_connection()
+                    break
+            try:
+                payload = self._reader.feed(data)
+            except BodyError as error:
+                self._error = _malformed(f"the upstream's body is malformed: {error}")
+                if not error.payload:
+                    raise self._error from error
+                payload = error.payload
+            if payload:
+                self.payload = payload
+                return payload
+        return b""
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self._wire.receive_some()  # type: ignore[return-value]  # see _wire: it is bytes over TLS, too
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._lost("in the middle of its answer", error) from error
+
+    def _end_of_connection(self) -> None:
+        self._eof = True
+        try:
+            self._reader.eof()
+        except BodyError as error:
+            raise UpstreamLost(f"{self.origin}: {error}", reason="http_response_incomplete") from error
+
+    async def aclose(self) -> None:
+        """Give the connection back to the pool if it is good, else close it."""
+        response, self._response = self._response, None
+        if (
+            response is not None
+            and response.keeps_alive
+            and self._request_keeps_alive
+            and self._request_done
+            and self._reader.done
+            and not (self._eof or self._reader.trailing or self._received or self._double_framing or self._error)
+        ):
+            self._pool.give(self.origin, self._wire)
+        else:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await trio.aclose_forcefully(self._wire)
+
+    def _lost(self, when: str, error: Exception | None) -> UpstreamError:
+        how = "closed the connection" if error is None else f"was lost ({error})"
+        incomplete = self.answered and self._response is None
+        return UpstreamLost(
+            f"{self.origin} {how} {when}",
+            reason="http_response_incomplete" if error is None and incomplete else "connection_terminated",
+        )
+
+
+def _malformed(message: str) -> UpstreamProtocolError:
+    return UpstreamProtocolError(message, reason="http_protocol_error")

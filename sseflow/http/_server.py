@@ -1,0 +1,449 @@
+"""The server's leg: requests in, one after another, and their answers out."""
+
+# A connection has one task that runs its requests in order. What belongs to one request is an `Incoming`: it is read
+# (the head, the body, and then whatever comes, to see the client leave) and written (a `Sink`). Reading and writing may
+# be two tasks; each of the two is done by one at a time.
+#
+# Ending badly is done in two steps, since the other task may still be reading when the writer gives up: `finish` stops
+# sending without the last chunk, and `ServerConnection.aclose`, when nobody reads any more, reads and drops what the
+# client still sends for a moment. Closing at once would be a reset, and take the last bytes with it on their way.
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+from typing import Protocol
+
+import attrs
+import h11
+import trio
+
+from .._errors import RequestError
+from .._items import End, Eof, Head
+from ._codec import (
+    BodyError,
+    Chunked,
+    Counted,
+    CountedWriter,
+    Framing,
+    NoBody,
+    UntilClose,
+    frame_chunk,
+    last_chunk,
+    reader_for,
+    request_framing,
+    response_framing,
+)
+from ._guard import HeadLimits, check_request_head, find_head_end, strip_leading_crlf
+from ._messages import Headers, Request, fields, reason_phrase, write_head
+from ._wire import SocketWire, Wire, transport
+
+LINGER_SECONDS = 1.0
+"""How long a connection that ended badly is read, so that the client gets what was written before."""
+
+LINGER_BYTES = 64 * 1024
+
+PIPELINED_BYTES = 64 * 1024
+"""What a client may send ahead of the answer it waits for; beyond that it is not read."""
+
+
+@attrs.frozen(kw_only=True)
+class ServerLimits:
+    """What a client may ask of a connection. Sizes in bytes, times in seconds."""
+
+    head: HeadLimits = HeadLimits()
+
+    max_body: int = 64 * 1024 * 1024
+    """A request's body: room for a long conversation with a few pictures."""
+
+    head_timeout: float = 10.0
+    """From the first byte of a request to the end of its head; also for a TLS handshake, and the first byte of all."""
+
+    keepalive_timeout: float = 75.0
+    """Between two requests; what nginx has."""
+
+    body_timeout: float = 30.0
+    """For the next bytes of a request's body."""
+
+    write_timeout: float = 30.0
+    """For one write to a client that does not read."""
+
+
+class Verbatim(Protocol):
+    """Where a payload came from, and in which bytes; see `Incoming.verbatim`."""
+
+    @property
+    def payload(self) -> bytes: ...
+
+    @property
+    def span(self) -> bytes | None: ...
+
+    @property
+    def trailers(self) -> Headers: ...
+
+
+class WriteTimeout(Exception):
+    """The client does not read."""
+
+
+class ServerConnection:
+    """One connection of a client.
+
+    Args:
+        wire: the connection; with TLS, the handshake is still to be done.
+        limits: what the client may ask.
+        scheme: ``http`` or ``https``, whichever the client speaks.
+    """
+
+    def __init__(self, wire: Wire, *, limits: ServerLimits, scheme: str) -> None:
+        self.wire = wire
+        self.limits = limits
+        self.scheme = scheme
+        self.peer = transport(wire).peer
+
+        self.closing = False
+        """No further request will be read; answers say so."""
+
+        self.idle: trio.CancelScope | None = None
+        """Around the wait for the next request; cancel it to close a connection that does nothing."""
+
+        self._buffer = bytearray()
+        self._served = 0
+        self._lingers = False
+        self._aborted = False
+
+    async def next_request(self) -> Incoming | None:
+        """Receive the head of the next request; None if there will be none.
+
+        Raises:
+            RequestError: what came is no request that can be served. The connection must be closed.
+        """
+        if self.closing or not await self._wait_for_request():
+            return None
+        head = None
+        with trio.move_on_after(self.limits.head_timeout) as scope:
+            head = await self._receive_head()
+        if scope.cancelled_caught:
+            raise RequestError(408, "the head of the request did not come in time")
+        if head is None:
+            return None
+        check_request_head(head, self.limits.head)
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head.max_head)
+        try:
+            connection.receive_data(head)
+            event = connection.next_event()
+        except h11.RemoteProtocolError as error:
+            raise RequestError(400, f"the request is malformed: {error}") from error
+        if not isinstance(event, h11.Request):
+            raise RequestError(400, "the request is malformed")
+        request = Request(event.method, event.target, fields(event.headers), event.http_version)
+        self._served += 1
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return Incoming(self, connection, request, data)
+
+    async def _wait_for_request(self) -> bool:
+        """Wait for a first byte, unless it is there. False: the client, or its time, has gone."""
+        timeout = self.limits.keepalive_timeout if self._served else self.limits.head_timeout
+        with trio.move_on_after(timeout) as self.idle:
+            while not self._buffer:
+                data = await self._receive()
+                if not data:
+                    break
+                self._buffer += data
+        self.idle = None
+        return bool(self._buffer)
+
+    async def _receive_head(self) -> bytes | None:
+        searched = 0
+        while True:
+            stripped = strip_leading_crlf(self._buffer)
+            if stripped is not self._buffer:
+                self._buffer = stripped
+                searched = 0
+            end = find_head_end(self._buffer, searched)
+            if end >= 0 or len(self._buffer) > self.limits.head.max_head:
+                end = end if end >= 0 else len(self._buffer)
+                head = bytes(self._buffer[:end])
+                del self._buffer[:end]
+                return head
+            searched = len(self._buffer)
+            data = await self._receive()
+            if not data:
+                return None
+            self._buffer += data
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self.wire.receive_some())
+        except trio.BrokenResourceError:
+            return b""
+
+    async def send(self, data: bytes) -> None:
+        """Write all of ``data``, at once if it fits.
+
+        Raises:
+            WriteTimeout: the client did not read for `ServerLimits.write_timeout`.
+            trio.BrokenResourceError: it has gone.
+        """
+        rest: bytes | memoryview = data
+        if isinstance(self.wire, SocketWire):
+            sent = self.wire.send_nowait(data)
+            if sent == len(data):
+                return
+            rest = memoryview(data)[sent:]
+        with trio.move_on_after(self.limits.write_timeout) as scope:
+            await self.wire.send_all(rest)
+        if scope.cancelled_caught:
+            self.abort(reset=True)
+            raise WriteTimeout(f"the client did not read for {self.limits.write_timeout:g} s")
+
+    def abort(self, *, reset: bool) -> None:
+        """Send nothing more, and no clean end. With ``reset``, tell the client so by a reset when it is closed."""
+        self.closing = self._aborted = True
+        if reset:
+            transport(self.wire).reset()
+        else:
+            transport(self.wire).shutdown()
+            self._lingers = True
+
+    async def refuse(self, error: RequestError, body: bytes, headers: Headers) -> None:
+        """Answer something that is not a request, and close."""
+        self.closing = True
+        self._lingers = True
+        connection = h11.Connection(h11.SERVER)
+        response = h11.Response(
+            status_code=error.status,
+            headers=[*headers, (b"Content-Length", b"%d" % len(body)), (b"Connection", b"close")],
+            reason=reason_phrase(error.status),
+        )
+        await self.send(write_head(connection, response) + body)
+
+    @property
+    def ahead(self) -> int:
+        """Bytes of further requests that have been received."""
+        return len(self._buffer)
+
+    def give_back(self, data: bytes) -> None:
+        """Take bytes that belong to the next request."""
+        self._buffer += data
+
+    def close_after_answer(self) -> None:
+        """Close when the answer has been sent; the client may still be sending, and has to get the answer."""
+        self.closing = True
+        self._lingers = True
+
+    async def aclose(self) -> None:
+        """Close; first, if an answer might be lost otherwise, read for a moment what the client still sends."""
+        socket = transport(self.wire)
+        try:
+            with trio.move_on_after(LINGER_SECONDS):
+                if not self._aborted and not isinstance(self.wire, SocketWire):
+                    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        await self.wire.unwrap()
+                if self._lingers:
+                    socket.shutdown()
+                    left = LINGER_BYTES
+                    while left > 0 and (data := await self._receive_raw()):
+                        left -= len(data)
+        finally:
+            socket.close()
+
+    async def _receive_raw(self) -> bytes:
+        try:
+            return await transport(self.wire).receive_some()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+
+class Incoming:
+    """One request and its answer. A `Sink`.
+
+    Send a head, then bytes, then `finish`; or all at once with `reply`. Framing, ``Date`` and ``Connection`` are its
+    affair: a body whose length the head does not say goes out in chunks, to a client of HTTP/1.0 until the connection
+    closes.
+    """
+
+    def __init__(self, connection: ServerConnection, protocol: h11.Connection, request: Request, data: bytes) -> None:
+        self.connection = connection
+        self.request = request
+        self._protocol = protocol
+        self._limits = connection.limits
+        try:
+            self._request_framing = request_framing(request.headers)
+        except BodyError as error:
+            raise RequestError(400, str(error)) from error
+        self._reader = reader_for(self._request_framing)
+        self._unread = data
+        if self._reader.done:
+            connection.give_back(data)
+            self._unread = b""
+        self._body_size = 0
+        if isinstance(self._request_framing, Counted):
+            self._check_body_size(self._request_framing.length)
+        self._framing: Framing = NoBody()
+        self._counted: CountedWriter | None = None
+        self._finished = False
+
+        self.status = 0
+        """The status that was sent; 0 as long as none was."""
+
+        self.verbatim: Verbatim | None = None
+        """If the bytes that are sent come from a body in chunks: that body. A payload that comes back as the very
+        object it was then goes out in the chunks it came in."""
+
+        self.allowed_trailers: frozenset[bytes] = frozenset()
+        """Names, in lower case, of the trailers of that body which are passed on."""
+
+    @property
+    def body_framing(self) -> Framing:
+        """How the request's body is framed."""
+        return self._request_framing
+
+    @property
+    def body_done(self) -> bool:
+        """Whether the whole body of the request has been received."""
+        return self._reader.done
+
+    async def receive_body(self) -> bytes:
+        """Receive some bytes of the request's body; ``b""`` at its end.
+
+        Raises:
+            RequestError: it is malformed (400), or too long (413).
+            trio.BrokenResourceError: the client left before the end.
+        """
+        while True:
+            data, self._unread = self._unread, b""
+            if not data:
+                if self._reader.done:
+                    return b""
+                data = await self._receive()
+            try:
+                payload = self._reader.feed(data)
+            except BodyError as error:
+                raise RequestError(400, str(error)) from error
+            if self._reader.done:
+                self.connection.give_back(self._reader.trailing)
+            if payload:
+                self._body_size += len(payload)
+                self._check_body_size(self._body_size)
+                return payload
+
+    async def _receive(self) -> bytes:
+        with trio.move_on_after(self._limits.body_timeout):
+            data = bytes(await self.connection.wire.receive_some())
+            if not data:
+                raise trio.BrokenResourceError("the client left before its request was complete")
+            return data
+        raise RequestError(408, "the body of the request did not come in time")
+
+    def _check_body_size(self, size: int) -> None:
+        if size > self._limits.max_body:
+            raise RequestError(413, f"the request's body is longer than {self._limits.max_body} bytes")
+
+    async def wait_gone(self) -> None:
+        """Return when the client has left. What it sends ahead is kept for the next request, up to a limit.
+
+        Call it only when the request's body has been received.
+        """
+        while self.connection.ahead <= PIPELINED_BYTES:
+            try:
+                data = bytes(await self.connection.wire.receive_some())
+            except trio.BrokenResourceError:
+                return
+            if not data:
+                return
+            self.connection.give_back(data)
+        await trio.sleep_forever()
+
+    async def send_informational(self, status: int, headers: Headers) -> None:
+        """Send a response of the class 1xx; to a client of HTTP/1.0 nothing (RFC 9110, section 15.2)."""
+        if self.request.http_version == b"1.1":
+            event = h11.InformationalResponse(status_code=status, headers=list(headers), reason=reason_phrase(status))
+            await self.connection.send(write_head(self._protocol, event))
+
+    async def send_head(self, head: Head, data: bytes = b"") -> None:
+        """Send the head, and the first bytes of the body.
+
+        Raises:
+            h11.LocalProtocolError: it is no valid head; nothing was sent.
+        """
+        headers = list(head.without(b"connection", b"transfer-encoding").headers)
+        if head.get(b"date") is None:
+            headers.append((b"Date", email.utils.formatdate(usegmt=True).encode()))
+        chunks = self.request.http_version == b"1.1"
+        if chunks and head.get(b"content-length") is None and head.status not in (204, 304):
+            headers.append((b"Transfer-Encoding", b"chunked"))
+        if not self.request.keeps_alive or not self._reader.done or self.connection.closing:
+            headers.append((b"Connection", b"close"))
+            self.connection.close_after_answer()
+        lowered = [(name.lower(), value) for name, value in headers]
+        framing = response_framing(self.request.method, head.status, lowered, b"1.1")
+        event = h11.Response(status_code=head.status, headers=headers, reason=reason_phrase(head.status))
+        out = write_head(self._protocol, event)
+        self._framing = framing
+        if isinstance(framing, Counted):
+            self._counted = CountedWriter(framing.length)
+        self.status = head.status
+        await self.connection.send(out + self._frame(data) if data else out)
+
+    async def send_all(self, data: bytes) -> None:
+        """Send bytes of the body."""
+        await self.connection.send(self._frame(data))
+
+    def _frame(self, data: bytes) -> bytes:
+        match self._framing:
+            case Chunked():
+                source = self.verbatim
+                if source is not None and data is source.payload and source.span is not None:
+                    return source.span
+                return frame_chunk(data)
+            case Counted():
+                assert self._counted is not None
+                return self._counted.frame(data)
+            case NoBody():
+                return b""
+            case UntilClose():
+                return data
+
+    async def finish(self, end: End) -> None:
+        """End the answer: cleanly for `Eof`, else so that nobody takes it for complete.
+
+        Before a head was sent there is nothing to abort, and another answer can be given.
+
+        Raises:
+            IncompleteBody: fewer bytes were sent than the head had promised; the answer was aborted.
+        """
+        if self._finished or not self.status:
+            return
+        self._finished = True
+        if not isinstance(end, Eof):
+            self.connection.abort(reset=isinstance(self._framing, UntilClose))
+            return
+        match self._framing:
+            case Chunked():
+                await self.connection.send(last_chunk(self._trailers()))
+            case Counted():
+                assert self._counted is not None
+                try:
+                    self._counted.end()
+                except BodyError:
+                    self.connection.abort(reset=False)
+                    raise
+            case _:
+                pass  # the end of the connection, or of the head, is the end
+
+    def _trailers(self) -> Headers:
+        if self.verbatim is None or not self.allowed_trailers:
+            return ()
+        return tuple(field for field in self.verbatim.trailers if field[0] in self.allowed_trailers)
+
+    async def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer in one write."""
+        await self.send_head(Head(status, (*headers, (b"Content-Length", b"%d" % len(body)))), body)
+        await self.finish(Eof())
+
+    def release(self) -> None:
+        """The exchange is over: let the connection go on with the next request, or close."""
+        if not (self._reader.done and self._finished):
+            self.connection.closing = True

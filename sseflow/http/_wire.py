@@ -1,0 +1,184 @@
+"""A connected socket, without the layers that a token does not need."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import struct
+from typing import TypeAlias
+
+import trio
+
+RECV_SIZE = 64 * 1024
+"""Bytes per read. A larger buffer is allocated anew by the system for every small event."""
+
+KEEPALIVE_IDLE = 60
+"""Seconds of silence until TCP asks whether the peer is there; NATs forget a connection after some minutes."""
+
+KEEPALIVE_INTERVAL = 15
+
+USER_TIMEOUT = 60_000
+"""Milliseconds that sent bytes may stay unacknowledged until the connection counts as broken (RFC 5482)."""
+
+
+class SocketWire(trio.abc.HalfCloseableStream):
+    """A connected stream socket as a Trio stream. It waits first and reads then: a stream of tokens is mostly silent.
+
+    The socket is made non-blocking; over TCP, small writes leave at once and a dead peer is noticed.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sending = False
+
+        self.sent = 0
+        """Bytes that `send_all` has handed to the system."""
+
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            _set_tcp_options(sock)
+
+    @property
+    def peer(self) -> str:
+        """The address of the peer; ``unix`` for a Unix socket."""
+        if self._sock.family == socket.AF_UNIX:
+            return "unix"
+        try:
+            return str(self._sock.getpeername()[0])
+        except OSError:
+            return "gone"
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """See `trio.abc.ReceiveStream.receive_some`."""
+        if max_bytes is None:
+            max_bytes = RECV_SIZE
+        elif max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        while True:
+            await trio.lowlevel.wait_readable(self._open())
+            try:
+                return self._sock.recv(max_bytes)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise _translate(error) from error
+
+    def send_nowait(self, data: bytes) -> int:
+        """Send what fits at once; return how much that was.
+
+        Raises:
+            trio.BrokenResourceError: the peer has gone.
+            trio.ClosedResourceError: this end was closed.
+        """
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _translate(error) from error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See `trio.abc.SendStream.send_all`."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is already sending")
+        self._sending = True
+        try:
+            await trio.lowlevel.checkpoint()
+            with memoryview(data) as view:
+                at = 0
+                while True:
+                    self._open()
+                    try:
+                        if at < len(view):
+                            sent = self._sock.send(view[at:])
+                            at += sent
+                            self.sent += sent
+                    except BlockingIOError:
+                        pass
+                    except OSError as error:
+                        raise _translate(error) from error
+                    if at == len(view):
+                        return
+                    await trio.lowlevel.wait_writable(self._sock)
+        finally:
+            self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See `trio.abc.SendStream.wait_send_all_might_not_block`."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is already sending")
+        self._sending = True
+        try:
+            await trio.lowlevel.wait_writable(self._open())
+        finally:
+            self._sending = False
+
+    async def send_eof(self) -> None:
+        """See `trio.abc.HalfCloseableStream.send_eof`."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is already sending")
+        self._open()
+        await trio.lowlevel.checkpoint()
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        """Say that nothing more will be sent (FIN); no word of it if the peer has gone."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Make the closing to come a reset, so that the peer cannot take what it has for complete."""
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def is_readable(self) -> bool:
+        """Whether a read would return at once. An idle connection that is readable has been closed, or is confused."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    async def aclose(self) -> None:
+        """Close the socket; tasks that wait for it get `trio.ClosedResourceError`."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Like `aclose`, at once."""
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+    def _open(self) -> socket.socket:
+        if self._sock.fileno() < 0:
+            raise trio.ClosedResourceError("this connection was closed")
+        return self._sock
+
+
+#: What HTTP is spoken over.
+Wire: TypeAlias = SocketWire | trio.SSLStream[SocketWire]
+
+
+def transport(wire: Wire) -> SocketWire:
+    """The socket below, also under TLS."""
+    return wire if isinstance(wire, SocketWire) else wire.transport_stream
+
+
+def _translate(error: OSError) -> Exception:
+    if error.errno in (errno.EBADF, errno.ENOTSOCK):
+        return trio.ClosedResourceError("this connection was closed")
+    return trio.BrokenResourceError(f"the connection is broken: {error}")
+
+
+def _set_tcp_options(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT),
+    ):
+        option = getattr(socket, name, None)  # not every system has each
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
