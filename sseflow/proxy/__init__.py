@@ -1,0 +1,1 @@
+"""The application: a proxy that is made of nothing but the library."""

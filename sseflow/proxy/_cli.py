@@ -1,0 +1,255 @@
+"""The command line, and what it stands for."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import ssl
+from collections.abc import Sequence
+from typing import NoReturn
+
+import attrs
+import truststore
+
+from .. import ConfigurationError
+from ..http import Address, HeadLimits, Origin, ServerLimits
+from ._settings import Network, Settings
+
+DEFAULT_LISTEN = "127.0.0.1:8080"
+
+_DESCRIPTION = """\
+Relay streams of Server-Sent Events, above all those of language models, to their clients as they come, and tell
+the truth about how each one ended: a stream that was cut off never looks complete.
+"""
+
+_EPILOG = """\
+examples:
+  python -m sseflow.proxy --demo
+      try it: an upstream of its own, and the curl line that shows a stream
+  python -m sseflow.proxy --upstream http://127.0.0.1:8000
+      in front of vLLM or llama.cpp on this machine
+  python -m sseflow.proxy --upstream https://api.openai.com --listen unix:/run/sseflow.sock
+      in front of a provider, behind another proxy on this machine
+
+signals:
+  SIGINT and SIGTERM drain: nothing new is accepted, live streams have --drain seconds, then they are cut, so that
+  their clients notice. A second signal cuts them at once.
+
+exit status:
+  0  it ended, and nothing was cut
+  1  something was cut, or it could not start (an address in use, for example)
+  2  the command line is wrong
+
+/-/health answers as long as the process lives; /-/ready answers 503 as soon as it drains.
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What the command line asks for."""
+
+    settings: Settings
+    demo: bool
+    demo_pace: float
+    log_json: bool | None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n(--help says what there is)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    settings = attrs.fields_dict(Settings)
+    server = attrs.fields_dict(ServerLimits)
+    heads = attrs.fields_dict(HeadLimits)
+
+    p = _Parser(
+        prog="python -m sseflow.proxy",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--upstream", metavar="URL", help="where requests go: http://HOST[:PORT][/PREFIX], https://..., unix:PATH"
+    )
+    what.add_argument("--demo", action="store_true", help="start a demo upstream, too, and use that")
+    p.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        help=f"HOST:PORT, [IPV6]:PORT or unix:PATH; may be given several times (default: {DEFAULT_LISTEN})",
+    )
+    p.add_argument(
+        "--drain",
+        type=_seconds,
+        metavar="SECONDS",
+        default=settings["drain"].default,
+        help="for live streams, once it was told to end (default: %(default)g)",
+    )
+    p.add_argument(
+        "--log",
+        choices=("text", "json"),
+        help="form of the log on standard error (default: text on a terminal, else json)",
+    )
+    p.add_argument(
+        "--demo-pace",
+        type=_seconds,
+        metavar="SECONDS",
+        default=0.04,
+        help="mean time between two tokens of the demo upstream (default: %(default)g)",
+    )
+
+    tls = p.add_argument_group("TLS")
+    tls.add_argument(
+        "--tls-cert", metavar="FILE", help="certificate chain (PEM), to speak https on the addresses listened on"
+    )
+    tls.add_argument("--tls-key", metavar="FILE", help="its private key (PEM)")
+    tls.add_argument(
+        "--upstream-ca", metavar="FILE", help="trust these authorities (PEM) for the upstream, instead of the system's"
+    )
+
+    trust = p.add_argument_group("trust")
+    trust.add_argument(
+        "--trusted",
+        metavar="NETWORK",
+        action="append",
+        type=_network,
+        default=[],
+        help="peers whose X-Forwarded-* fields are believed, like 10.0.0.0/8; may be given several times",
+    )
+    trust.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a name that Host may have, beside localhost; without it any, unless only this machine can connect",
+    )
+    trust.add_argument(
+        "--allow-trailer",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a trailer of the upstream that is passed on; all others are dropped",
+    )
+
+    limits = p.add_argument_group("limits", "sizes in bytes, times in seconds")
+    for flag, kind, default, text in (
+        ("--max-head", _size, heads["max_head"].default, "head of a request, or of the upstream's answer"),
+        ("--max-fields", _size, heads["max_fields"].default, "header fields in one head (a number)"),
+        ("--max-target", _size, heads["max_target"].default, "request target"),
+        ("--max-request-body", _size, server["max_body"].default, "body of a request"),
+        ("--max-line", _size, settings["max_line"].default, "line of an event stream"),
+        ("--max-connections", _size, settings["max_connections"].default, "open connections of clients (a number)"),
+        ("--max-idle", _size, settings["max_idle"].default, "idle connections to the upstream (a number)"),
+        ("--head-timeout", _positive, server["head_timeout"].default, "for the head of a request"),
+        ("--body-timeout", _positive, server["body_timeout"].default, "for the next bytes of a request's body"),
+        ("--keepalive-timeout", _positive, server["keepalive_timeout"].default, "between two requests of a connection"),
+        ("--write-timeout", _positive, server["write_timeout"].default, "for one write to a client that does not read"),
+        ("--connect-timeout", _positive, settings["connect_timeout"].default, "to connect to the upstream"),
+        ("--upstream-head-timeout", _seconds, settings["upstream_head_timeout"].default,
+         "for the head of the upstream's answer; 0: none, since models think"),
+        ("--idle-timeout", _seconds, settings["idle_timeout"].default, "of silence in the upstream's answer; 0: none"),
+    ):  # fmt: skip
+        limits.add_argument(flag, type=kind, metavar="N", default=default, help=f"{text} (default: %(default)g)")
+    return p
+
+
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """Read the command line.
+
+    Raises:
+        ConfigurationError: an option is wrong.
+        SystemExit: with the status 2, for what argparse itself does not understand; with 0 behind ``--help``.
+    """
+    options = parser().parse_args(arguments)
+    listen = tuple(Address.parse(text) for text in options.listen or [DEFAULT_LISTEN])
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise ConfigurationError("--tls-cert and --tls-key go together: one was given without the other")
+    # The demo's port is known once it listens.
+    upstream = Origin("http", "127.0.0.1", 0) if options.demo else Origin.parse(options.upstream)
+    heads = HeadLimits(max_head=options.max_head, max_fields=options.max_fields, max_target=options.max_target)
+    hosts = {name.lower().encode() for name in options.allow_host}
+    if hosts or all(address.is_loopback for address in listen):
+        hosts |= {b"localhost", b"127.0.0.1", b"[::1]"}
+    settings = Settings(
+        upstream=upstream,
+        listen=listen,
+        tls=_server_tls(options.tls_cert, options.tls_key) if options.tls_cert else None,
+        upstream_tls=_upstream_tls(options.upstream_ca) if upstream.scheme == "https" else None,
+        server=ServerLimits(
+            head=heads,
+            max_body=options.max_request_body,
+            head_timeout=options.head_timeout,
+            body_timeout=options.body_timeout,
+            keepalive_timeout=options.keepalive_timeout,
+            write_timeout=options.write_timeout,
+        ),
+        upstream_head=heads,
+        max_connections=options.max_connections,
+        connect_timeout=options.connect_timeout,
+        upstream_head_timeout=options.upstream_head_timeout,
+        idle_timeout=options.idle_timeout,
+        max_line=options.max_line,
+        max_idle=options.max_idle,
+        drain=options.drain,
+        trusted=tuple(options.trusted),
+        hosts=frozenset(hosts),
+        trailers=frozenset(name.lower().encode() for name in options.allow_trailer),
+    )
+    log_json = None if options.log is None else options.log == "json"
+    return Command(settings=settings, demo=options.demo, demo_pace=options.demo_pace, log_json=log_json)
+
+
+def _server_tls(cert: str, key: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"--tls-cert {cert} and --tls-key {key} cannot be used: {error}") from error
+    return context
+
+
+def _upstream_tls(ca: str | None) -> ssl.SSLContext:
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ca is None else ssl.create_default_context()
+    if ca is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            context.load_verify_locations(ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"--upstream-ca {ca} cannot be used: {error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: must not be negative")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _seconds(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text}: must be more than 0")
+    return value
+
+
+def _size(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return value
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,123 @@
+"""What becomes of header fields on their way through a proxy (RFC 9110, section 7.6)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from .. import Head, RequestError, is_event_stream
+from ..http import Chunked, Counted, Framing, Headers, Request, connection_options, split_absolute
+
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    }
+)
+_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HOST_NAME = re.compile(rb"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
+
+#: How this process calls itself in ``Via``. Unlike its neighbours of the same kind: it is how a loop is noticed.
+VIA_NAME = b"sseflow-" + secrets.token_hex(4).encode()
+
+
+def request_id(request: Request | None) -> str:
+    """The request's own id if it is short and plain, else a new one."""
+    given = request.get(b"x-request-id") if request is not None else None
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return secrets.token_hex(16)
+
+
+def target_of(request: Request) -> tuple[bytes, bytes]:
+    """The path and query that a request is for, and the host it was sent to; an absolute target tells both."""
+    absolute = split_absolute(request.target)
+    if absolute is not None:
+        return absolute[1], absolute[0]
+    return request.target, request.get(b"host") or b""
+
+
+def host_name(authority: bytes) -> bytes:
+    """The name in an authority, without its port and in lower case."""
+    found = _HOST_NAME.fullmatch(authority)
+    return (found[1] if found else authority).lower()
+
+
+def upstream_request(
+    request: Request,
+    framing: Framing,
+    *,
+    authority: str,
+    prefix: str,
+    peer: str,
+    scheme: str,
+    trusted: bool,
+    request_id: str,
+) -> Request:
+    """The request as the upstream is to get it.
+
+    Raises:
+        RequestError: 508, it has come through this very proxy before; 417, it expects what nobody can do.
+    """
+    vias = [value for name, value in request.headers if name == b"via"]
+    if any(VIA_NAME in via for via in vias):
+        raise RequestError(508, "this request has come through this proxy before: the upstream leads back to it")
+    expectation = request.get(b"expect")
+    if expectation is not None and expectation.lower() != b"100-continue":
+        raise RequestError(417, "the only expectation that can be met is 100-continue")
+    target, host = target_of(request)
+    drop = _HOP_BY_HOP | connection_options(request.headers) | {b"host", b"via", b"accept-encoding", b"x-request-id"}
+    if framing == Chunked() or isinstance(framing, Counted):
+        drop = drop | {b"content-length"}
+    if not trusted:
+        drop = drop | _FORWARDED
+    kept = [field for field in request.headers if field[0] not in drop]
+    before = [value for name, value in kept if name == b"x-forwarded-for"]
+    kept = [field for field in kept if field[0] != b"x-forwarded-for"]
+    names = {name for name, _ in kept}
+    headers = [(b"Host", authority.encode()), *kept]
+    if isinstance(framing, Counted):
+        headers.append((b"Content-Length", b"%d" % framing.length))
+    elif framing == Chunked():
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    # Nothing here can decode; what is not asked for is not sent.
+    headers.append((b"Accept-Encoding", b"identity"))
+    headers.append((b"X-Forwarded-For", b", ".join([*before, peer.encode()])))
+    if b"x-forwarded-host" not in names:
+        headers.append((b"X-Forwarded-Host", host))
+    if b"x-forwarded-proto" not in names:
+        headers.append((b"X-Forwarded-Proto", scheme.encode()))
+    headers.append((b"Via", b", ".join([*vias, request.http_version + b" " + VIA_NAME])))
+    headers.append((b"X-Request-Id", request_id.encode()))
+    path = prefix.encode() + target if target != b"*" else target
+    return Request(request.method, path, tuple(headers))
+
+
+def client_head(head: Head, *, request_id: str) -> Head:
+    """The head of the upstream's answer as the client is to get it."""
+    drop = _HOP_BY_HOP | connection_options(head.headers) | {b"via", b"x-request-id"}
+    headers = [field for field in head.headers if field[0] not in drop]
+    vias = [value for name, value in head.headers if name == b"via"]
+    headers.append((b"Via", b", ".join([*vias, b"1.1 " + VIA_NAME])))
+    headers.append((b"X-Request-Id", request_id.encode()))
+    if is_event_stream(head):
+        names = {name for name, _ in headers}
+        if b"cache-control" not in names:
+            headers.append((b"Cache-Control", b"no-cache"))
+        if b"x-accel-buffering" not in names:
+            headers.append((b"X-Accel-Buffering", b"no"))
+    return Head(head.status, tuple(headers))
+
+
+def plain_head(request_id: str) -> Headers:
+    """The fields of an answer of our own."""
+    return ((b"Content-Type", b"application/json"), (b"X-Request-Id", request_id.encode()))
