@@ -1,6 +1,8 @@
 # docker build -t sseflow-proxy .
 # docker run --rm -p 127.0.0.1:8080:8080 sseflow-proxy --demo --listen 0.0.0.0:8080
 #
+# docker run --rm -p 127.0.0.1:8080:8080 sseflow-proxy --upstream https://api.example.com --listen 0.0.0.0:8080
+#
 # Arguments after the image's name replace CMD: say --listen again. A stop needs more time than the proxy drains (30 s),
 # and Docker kills after 10 s: `docker stop -t 40`, or stop_grace_period: 40s in a compose file.
 
@@ -33,4 +35,4 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
 
 ENTRYPOINT ["python", "-m", "sseflow.proxy"]
 # All interfaces of the container; which of them the world sees is decided by `docker run -p`.
-CMD ["--listen", "0.0.0.0:8080"]
+CMD ["--demo", "--listen", "0.0.0.0:8080"]

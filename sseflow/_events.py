@@ -19,7 +19,7 @@ MESSAGE = b"message"
 _DIGITS = frozenset(b"0123456789")
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # attrs fills a frozen object without slots in half the time, and there is one per token
 class Event:
     """One event, as a client dispatches it. All text is bytes: nothing is decoded that nobody asked for."""
 
@@ -58,12 +58,10 @@ class Event:
 
     def encode(self) -> bytes:
         """This event in wire form. See `encode`."""
-        return encode(
-            self.data, type=None if self.type == MESSAGE else self.type, id=self.id or None, retry=self.retry
-        )
+        return encode(self.data, type=None if self.type == MESSAGE else self.type, id=self.id or None, retry=self.retry)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class _CutEvent(Event):
     cut: bool = attrs.field(default=True, kw_only=True)
     size: int = attrs.field(default=0, kw_only=True)
@@ -73,9 +71,7 @@ class _CutEvent(Event):
 Events: TypeAlias = list[Event]
 
 
-def encode(
-    data: bytes, *, type: bytes | None = None, id: bytes | None = None, retry: int | None = None
-) -> bytes:
+def encode(data: bytes, *, type: bytes | None = None, id: bytes | None = None, retry: int | None = None) -> bytes:
     """Write an event in wire form, with its blank line; what a client reads from it is what was given.
 
     Line ends inside ``data`` (LF, CRLF, CR) start a new ``data`` line, so a client gets them as LF. ``id=b""`` resets
@@ -285,6 +281,11 @@ class _ObserveEvents(Stage[Lines]):
         return self._chain.head(head)
 
     def feed(self, batch: Lines, /) -> Lines:
+        if self._is_one_line(batch):  # nearly every token is
+            event = self._reader.read(batch)
+            if event is not None:
+                self._chain.feed([event])
+            return batch
         events: Events = []
         for line in batch:
             if line in BLANK:
@@ -301,6 +302,17 @@ class _ObserveEvents(Stage[Lines]):
         if events:
             self._chain.feed(events)
         return batch
+
+    def _is_one_line(self, batch: Lines) -> bool:
+        """Whether ``batch`` is all of one event that has one line, and is short enough to be shown whole."""
+        return (
+            len(batch) == 2
+            and batch[1] in BLANK
+            and batch[0] not in BLANK
+            and len(batch[0]) <= self._limit
+            and not self._lines
+            and self._window is None
+        )
 
     def _feed_open(self, batch: Lines) -> Lines:
         self.feed(batch)

@@ -262,9 +262,9 @@ def _line_end(data: bytes) -> int:
 
 def _content(line: bytes) -> int:
     """The length of a line without its terminator."""
-    if line.endswith(b"\n"):
-        return len(line) - (2 if line.endswith(b"\r\n") else 1)
-    return len(line) - 1 if line.endswith(b"\r") else len(line)
+    if line.endswith(b"\r\n"):
+        return len(line) - 2
+    return len(line) - line.endswith((b"\n", b"\r"))
 
 
 def _lines_of(cut: Cut) -> Lines:

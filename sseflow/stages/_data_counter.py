@@ -6,6 +6,10 @@ from .._lines import BLANK, _content
 from .._stage import Lines, Stage
 
 
+_LF = ord("\n")
+_CR = ord("\r")
+
+
 class DataCounter(Stage[Lines]):
     """Count bytes, events, comments and control-only blocks; exact for any line ending and any length of line."""
 
@@ -41,11 +45,11 @@ class DataCounter(Stage[Lines]):
         for line in batch:
             if line.startswith(b"data"):
                 value = _data_value_length(line)
+                self._has_fields = True
+                self._open_data = value >= 0
                 if value >= 0:
                     self.data_bytes += value
                     self._has_data = True
-                self._has_fields = True
-                self._open_data = value >= 0
             elif line in BLANK:
                 if self._has_data:
                     self.data_events += 1
@@ -68,6 +72,8 @@ class DataCounter(Stage[Lines]):
 
 def _data_value_length(line: bytes) -> int:
     """The length of the value of a line that begins with ``data``; -1 if its field is another one."""
+    if line.startswith(b"data: ") and line[-1] == _LF and line[-2] != _CR:  # nearly all there are
+        return len(line) - 7
     content = _content(line)
     if content == 4:
         return 0

@@ -45,5 +45,7 @@ class RequireEnd(Stage[B]):
         if self._counter.in_event:
             return None, Failed(CutMidEvent("the stream ended cleanly inside an event"))
         if not self._watch.complete:
-            return None, Failed(Truncated(f"the stream ended cleanly before the end that {self._watch.dialect.name} has"))
+            return None, Failed(
+                Truncated(f"the stream ended cleanly before the end that {self._watch.dialect.name} has")
+            )
         return None, end

@@ -44,7 +44,7 @@ class Tee(Stage[bytes]):
         return batch
 
     def copy(self) -> bytes:
-        """The copy. Where bytes are missing it says how many: ``[... 1234 bytes missing ...]``, on a line of its own."""
+        """The copy. Where bytes are missing it says how many: ``[... 12 bytes missing ...]``, on a line of its own."""
         tail = bytes(self._tail[-self._last :]) if self._last else b""
         mark = b"\n[... %d bytes missing ...]\n" % self.missing if self.missing else b""
         return bytes(self._head) + mark + tail
