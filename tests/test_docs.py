@@ -1,0 +1,88 @@
+"""The documentation's examples run, its links lead somewhere, and its tables have a row for everything there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sseflow import stages
+from sseflow.proxy._cli import parser
+from sseflow.proxy._verdict import Verdict
+
+from . import test_readme
+from .test_readme import README, ROOT, Example, examples
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+EXAMPLES = [(page, example) for page in PAGES for example in examples(page.read_text(encoding="utf-8"))]
+
+_LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def _reference(name: str) -> str:
+    return (DOCS / "reference" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("page", "example"), EXAMPLES, ids=[f"{_name(page)}-line-{example.line}" for page, example in EXAMPLES]
+)
+def test_the_example_runs(page: Path, example: Example, tmp_path: Path) -> None:
+    """The example ends well, warns of nothing, and prints exactly what the page shows."""
+    test_readme.test_the_example_runs(example, tmp_path)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "tutorial"], ids=_name)
+def test_a_tutorial_shows_what_its_examples_print(page: Path) -> None:
+    """Each tutorial has examples, and says of each what it prints: a reader compares."""
+    outputs = [example.output for where, example in EXAMPLES if where == page]
+    assert outputs
+    assert None not in outputs
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link to a file of this repository leads to one."""
+    missing = [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_page_can_be_found() -> None:
+    """The index has a link to each page."""
+    index = DOCS / "index.md"
+    linked = {(DOCS / link).resolve() for link in _LINK.findall(index.read_text(encoding="utf-8"))}
+    assert {page for page in PAGES if page != index} <= linked
+
+
+def test_every_option_is_listed() -> None:
+    """The table of options has each of the command line, with its default, and no other."""
+    text = _reference("options.md")
+    rows = dict(re.findall(r"^\| `(--[a-z0-9-]+)[^`]*` \| ([^|]*?) \|", text, re.M))
+    options = {action.option_strings[-1]: action.default for action in parser()._actions}
+    assert rows.keys() == options.keys() - {"--help"}
+    numbers = {name: default for name, default in options.items() if isinstance(default, int | float)}
+    assert numbers.pop("--demo") is False
+    assert {name: _number(rows[name]) for name in numbers} == numbers
+
+
+def _number(text: str) -> float:
+    value, _, unit = text.replace(",", "").partition(" ")
+    return float(value) * {"": 1, "s": 1, "KiB": 1024, "MiB": 1024 * 1024}[unit]
+
+
+def test_every_verdict_is_listed() -> None:
+    """The table of verdicts has each there is, and no other."""
+    table = _reference("log.md").partition("\n## Verdicts\n")[2]
+    rows = re.findall(r"^\| `([a-z_]+)` \|", table, re.M)
+    assert sorted(rows) == sorted(verdict.value for verdict in Verdict)
+
+
+def test_every_stage_is_listed() -> None:
+    """The table of stages has each there is, and no other."""
+    rows = re.findall(r"^\| `(\w+)[^`]*` \|", _reference("stages.md").partition("\n## ")[0], re.M)
+    assert sorted(rows) == sorted(stages.__all__)
