@@ -1,0 +1,1 @@
+"""What sseflow costs: ``python -m benchmarks`` measures core, shell and proxy, and checks every byte while it does."""

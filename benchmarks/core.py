@@ -1,0 +1,154 @@
+"""Measure the core: what a chunk costs each stage and each pipeline, without any input or output."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+
+import trio
+
+from sseflow import Eof, Head, Observe, Pipeline, StandardPipeline, by_event, by_line
+from sseflow.dialects import Dialect, OpenAIChat, PlainSSE
+from sseflow.stages import CommentStripper, CommitGate, DataCounter, Watch, WholeEvents
+
+from .bench import Benchmark, Setup
+from .processes import Wrong
+from .results import Reading
+from .shapes import MIB, SHAPES, Shape
+
+HEAD = Head(200, ((b"content-type", b"text/event-stream"),))
+
+SHAPES_MEASURED = (
+    "token",
+    "coalesced",
+    "comments",
+    "crlf",
+    "multi-line",
+    "heartbeats",
+    "drip",
+    "bulk",
+    "line-1m",
+    "line-8m",
+    "line-32m",
+)
+
+STAGE_SHAPES = ("token", "coalesced", "bulk")
+
+SIZE = 8 * MIB
+"""Bytes per pass, at least: some hundredth of a second."""
+
+CHECKPOINTS = 20_000
+
+
+def dialect_of(shape: Shape) -> Dialect:
+    """What a shape speaks."""
+    return OpenAIChat() if shape.chat else PlainSSE()
+
+
+def pipelines(dialect: Dialect) -> dict[str, Callable[[], Pipeline]]:
+    """The pipelines that are measured."""
+    return {
+        "none": Pipeline,
+        "strip": lambda: Pipeline(by_line(CommentStripper())),
+        "standard": lambda: StandardPipeline(dialect),
+    }
+
+
+def stages(dialect: Dialect) -> dict[str, Callable[[], Pipeline]]:
+    """Each stage of the default pipeline by itself, on lines."""
+    return {
+        "lines only": lambda: Pipeline(by_line()),
+        "DataCounter": lambda: Pipeline(by_line(DataCounter())),
+        "CommentStripper": lambda: Pipeline(by_line(CommentStripper())),
+        "WholeEvents": lambda: Pipeline(by_line(WholeEvents())),
+        "Watch": lambda: Pipeline(by_line(Observe(by_event(Watch(dialect))))),
+        "CommitGate": lambda: Pipeline(by_line(CommitGate(dialect.opens))),
+    }
+
+
+def run_once(make: Callable[[], Pipeline], chunks: list[bytes]) -> tuple[float, int]:
+    """Send chunks through a pipeline; returns the seconds that took, and the bytes that came out."""
+    pipeline = make()
+    items = pipeline.head(HEAD)
+    feed = pipeline.feed
+    size = 0
+    clock = time.perf_counter
+    start = clock()
+    for chunk in chunks:
+        for item in feed(chunk):
+            if type(item) is bytes:
+                size += len(item)
+    items = pipeline.end(Eof())
+    seconds = clock() - start
+    for item in items:
+        if isinstance(item, bytes):
+            size += len(item)
+    if not isinstance(pipeline.ending, Eof):
+        raise Wrong(f"a pipeline ended with {pipeline.ending}")
+    return seconds, size
+
+
+def _measure(setup: Setup, shape: Shape, group: dict[str, Callable[[], Pipeline]]) -> Iterator[Reading]:
+    repeat = 1 if setup.smoke else max(1, SIZE // shape.size)
+    chunks = list(shape.chunks(repeat))
+    events = shape.events * repeat + shape.tail_events
+    sent = sum(map(len, chunks))
+    kept = len(shape.out(repeat))
+    for name, make in group.items():
+        best = float("inf")
+        for _ in range(1 if setup.smoke else 5):
+            seconds, size = run_once(make, chunks)
+            if size not in (sent, kept):
+                raise Wrong(f"{size} bytes of {shape.name} came out of {name!r}: {sent} went in, {kept} should be left")
+            best = min(best, seconds)
+        yield Reading(benchmark=shape.name, metric="per event", unit="us", subject=name, value=best / events * 1e6)
+        if group.keys() == pipelines(PlainSSE()).keys():
+            yield Reading(benchmark=shape.name, metric="throughput", unit="MB/s", subject=name, value=sent / best / 1e6)
+
+
+def _without_collector(measure: Callable[[Setup], Iterator[Reading]]) -> Callable[[Setup], Iterator[Reading]]:
+    def run(setup: Setup) -> Iterator[Reading]:
+        gc.collect()
+        gc.disable()
+        try:
+            yield from measure(setup)
+        finally:
+            gc.enable()
+
+    return run
+
+
+def measure_pipelines(setup: Setup) -> Iterator[Reading]:
+    """All shapes through all pipelines."""
+    for name in SHAPES_MEASURED:
+        shape = SHAPES[name]()
+        yield from _measure(setup, shape, pipelines(dialect_of(shape)))
+
+
+def measure_stages(setup: Setup) -> Iterator[Reading]:
+    """Some shapes through each stage."""
+    for name in STAGE_SHAPES:
+        shape = SHAPES[name]()
+        yield from _measure(setup, shape, stages(dialect_of(shape)))
+
+
+def measure_trio(setup: Setup) -> Iterator[Reading]:
+    """What Trio costs when it does nothing: the unit to compare with."""
+    count = CHECKPOINTS // (10 if setup.smoke else 1)
+
+    async def checkpoints() -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            await trio.lowlevel.checkpoint()
+        return time.perf_counter() - start
+
+    seconds = min(trio.run(checkpoints) for _ in range(3))
+    yield Reading(benchmark="Trio", metric="one checkpoint", unit="us", subject="none", value=seconds / count * 1e6)
+
+
+BENCHMARKS = (
+    Benchmark("core", "pipelines", _without_collector(measure_pipelines), needs_linux=False),
+    Benchmark("core", "trio", _without_collector(measure_trio), needs_linux=False),
+    Benchmark("stages", "stages", _without_collector(measure_stages), needs_linux=False),
+)
