@@ -63,8 +63,15 @@ class Event:
 
 @attrs.frozen(slots=False)
 class _CutEvent(Event):
-    cut: bool = attrs.field(default=True, kw_only=True)
-    size: int = attrs.field(default=0, kw_only=True)
+    _true_size: int = attrs.field(default=0, kw_only=True)
+
+    @property
+    def cut(self) -> bool:
+        return True
+
+    @property
+    def size(self) -> int:
+        return self._true_size
 
 
 #: Events of one batch, in order.
@@ -124,9 +131,9 @@ class _Reader:
 
     def read(self, lines: Lines) -> Event | None:
         """The event of a block of lines that ends with its blank line, or None if it has no data."""
-        first = lines[0]
-        if len(lines) == 2 and first.startswith(b"data: "):
-            return Event(first[6 : _content(first)], MESSAGE, self.id)
+        plain = _plain_data(lines)
+        if plain is not None:
+            return Event(plain, MESSAGE, self.id)
         data: list[bytes] = []
         type_ = b""
         retry = None
@@ -146,6 +153,12 @@ class _Reader:
     def set_id(self, value: bytes) -> None:
         if b"\0" not in value:
             self.id = value
+
+
+def _plain_data(lines: Lines) -> bytes | None:
+    """The data of a block that is one data line and its blank line, as nearly all are; None of any other."""
+    line = lines[0]
+    return line[6 : _content(line)] if len(lines) == 2 and line.startswith(b"data: ") else None
 
 
 def _retry(value: bytes, before: int | None) -> int | None:
@@ -273,19 +286,12 @@ class _ObserveEvents(Stage[Lines]):
         self._lines: Lines = []  # of the unfinished event, as long as they are few
         self._size = 0
         self._window: _Window | None = None  # what is kept of it, once they are not
+        self._skim = chain.stages[0]._skim if len(chain.stages) == 1 else chain._skim
 
     def _ask(self, head: Head) -> tuple[Head, bool]:
         return self._chain._ask(head)
 
-    def head(self, head: Head, /) -> Head | None:
-        return self._chain.head(head)
-
     def feed(self, batch: Lines, /) -> Lines:
-        if self._is_one_line(batch):  # nearly every token is
-            event = self._reader.read(batch)
-            if event is not None:
-                self._chain.feed([event])
-            return batch
         events: Events = []
         for line in batch:
             if line in BLANK:
@@ -302,17 +308,6 @@ class _ObserveEvents(Stage[Lines]):
         if events:
             self._chain.feed(events)
         return batch
-
-    def _is_one_line(self, batch: Lines) -> bool:
-        """Whether ``batch`` is all of one event that has one line, and is short enough to be shown whole."""
-        return (
-            len(batch) == 2
-            and batch[1] in BLANK
-            and batch[0] not in BLANK
-            and len(batch[0]) <= self._limit
-            and not self._lines
-            and self._window is None
-        )
 
     def _feed_open(self, batch: Lines) -> Lines:
         self.feed(batch)
@@ -343,7 +338,10 @@ class _ObserveEvents(Stage[Lines]):
             return None
         lines, self._lines = self._lines, []
         lines.append(blank)
-        return self._reader.read(lines)
+        data = _plain_data(lines)
+        if data is None:
+            return self._reader.read(lines)
+        return None if self._skim(data) else Event(data, MESSAGE, self._reader.id)
 
 
 class _Window:
@@ -396,7 +394,7 @@ class _Window:
         if self._size <= self._limit:
             return Event(bytes(self._first + self._last), type_, self._reader.id, self._retry)
         data = bytes(self._first + self._last[-self._half :])
-        return _CutEvent(data, type_, self._reader.id, self._retry, size=self._size)
+        return _CutEvent(data, type_, self._reader.id, self._retry, true_size=self._size)
 
 
 class EventParser:

@@ -26,7 +26,7 @@ DEFAULT_CLOSE_TIMEOUT = 5.0
 class Source(Protocol):
     """Where the bytes come from. A `trio.abc.ReceiveStream` is one."""
 
-    async def receive_some(self) -> bytes:
+    async def receive_some(self) -> bytes | bytearray:
         """Receive some bytes; ``b""`` is a clean end. A cancelled call loses none."""
 
     async def aclose(self) -> None:
@@ -45,7 +45,8 @@ class Sink(Protocol):
     async def finish(self, end: End) -> None:
         """End the stream: cleanly for `Eof`, and so that nobody can take it for complete for any other ending.
 
-        Called once. For another ending than `Eof` it may come in the middle of a send that was cancelled.
+        Called once; if it was cancelled or failed for `Eof`, once more with `Closed`. For another ending than `Eof` it
+        may come in the middle of a send that was cancelled.
         """
 
 

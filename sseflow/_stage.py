@@ -95,6 +95,13 @@ class Stage(Generic[B]):
         """This stage as it is to be inside `Observe`."""
         return self
 
+    def _skim(self, data: bytes) -> bool:
+        """Take note of an event that is nothing but ``data``, if that can be done without an `Event`; else say no.
+
+        An observer of events is asked this first.
+        """
+        return False
+
 
 def _end_stage(stage: Stage[B], end: End) -> tuple[B | None, End]:
     """End one stage; whatever it does there is an ending that does not hide a failure."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 
 import trio
 
-from ._items import Closed, Eof, Failed, Head, Item
+from ._items import Cancelled, Closed, End, Eof, Failed, Head, Item
 from ._pipeline import Pipeline
 
 
@@ -35,10 +37,10 @@ class _Filtered:
 
     @contextlib.contextmanager
     def _alone(self, doing: str) -> Iterator[None]:
-        if self._busy:
-            raise trio.BusyResourceError(f"another task is already {doing}")
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
+        if self._busy:
+            raise trio.BusyResourceError(f"another task is already {doing}")
         self._busy = True
         try:
             yield
@@ -129,7 +131,8 @@ class FilteredSendStream(_Filtered, trio.abc.SendStream):
     """A send stream that sends what a pipeline makes of what it is given. It owns the other one and closes it.
 
     Closing it is the clean end of what was sent. If the pipeline makes a failure of that, or a call of `send_all` was
-    cancelled or failed, the transport is closed forcefully, by a reset where there is one.
+    cancelled or failed, the transport is closed forcefully, by a reset where there is one; so it is if the stream is
+    closed by `trio.aclose_forcefully`, or by an ``async with`` that an exception leaves.
 
     Args:
         transport_stream: where the bytes go.
@@ -150,8 +153,9 @@ class FilteredSendStream(_Filtered, trio.abc.SendStream):
         """
         with self._alone("sending"):
             ending = self._pipeline.ending
-            if isinstance(ending, Failed):
-                raise trio.BrokenResourceError("this stream has failed") from ending.error
+            if ending is not None:
+                cause = ending.error if isinstance(ending, Failed) else None
+                raise trio.BrokenResourceError("this stream has failed") from cause
             await trio.lowlevel.checkpoint()
             if self._closed:
                 raise trio.ClosedResourceError("this stream was closed")
@@ -161,8 +165,7 @@ class FilteredSendStream(_Filtered, trio.abc.SendStream):
                     await self.transport_stream.send_all(out)
             except BaseException as error:
                 # How much went out is not known; nothing may follow it, least of all a clean end.
-                broken = error if isinstance(error, Exception) else trio.BrokenResourceError("sending was cancelled")
-                self._pipeline.end(Failed(broken))
+                self._pipeline.end(_end_by(error))
                 raise
             ending = self._pipeline.ending
             if isinstance(ending, Failed):
@@ -177,14 +180,19 @@ class FilteredSendStream(_Filtered, trio.abc.SendStream):
     async def aclose(self) -> None:
         """End the pipeline, send what it still gives, and close the transport.
 
+        While another task sends, or in a scope that was cancelled before, this is no clean end: the stages are ended
+        with `Closed`, and the transport is closed forcefully.
+
         Raises:
             trio.BrokenResourceError: the stages made a failure of the clean end; that is the cause.
         """
         if self._closed:
-            await self.transport_stream.aclose()
+            await (self._abort() if self._busy else self.transport_stream.aclose())
             return
         self._closed = True
-        items = self._pipeline.end(Closed() if self._busy else Eof())
+        # This is how `trio.aclose_forcefully` closes.
+        forced = trio.current_effective_deadline() == -math.inf
+        items = self._pipeline.end(Closed() if forced or self._busy else Eof())
         ending = self._pipeline.ending
         if not isinstance(ending, Eof):
             await self._abort()
@@ -193,13 +201,31 @@ class FilteredSendStream(_Filtered, trio.abc.SendStream):
             return
         last = self._bytes_of(items)
         if last:
+            self._busy = True
             try:
                 await self.transport_stream.send_all(last)
             except BaseException:
                 await self._abort()
                 raise
+            finally:
+                self._busy = False
         await self.transport_stream.aclose()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc_value is None:
+            await self.aclose()
+        else:
+            # Whoever was to send the rest has failed: a clean end would make a truncated stream look complete.
+            self._closed = True
+            self._pipeline.end(_end_by(exc_value))
+            await self._abort()
 
     async def _abort(self) -> None:
         reset(self.transport_stream)
         await trio.aclose_forcefully(self.transport_stream)
+
+
+def _end_by(error: BaseException) -> End:
+    return Failed(error) if isinstance(error, Exception) else Cancelled()

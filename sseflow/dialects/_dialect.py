@@ -54,6 +54,14 @@ class Dialect(abc.ABC):
     def model(self, data: bytes, /) -> str | None:
         """The name of the model, if an event's data tells it."""
 
+    def text_span(self, data: bytes, /) -> tuple[int, int] | None:
+        """Where, in an event's data, the JSON string stands that holds its text, without the quotes; None: nowhere.
+
+        Asked about events that bring content and nothing else. One that is the same before and behind this span, and
+        has another string in it, is taken to say the same without being read.
+        """
+        return None
+
     @abc.abstractmethod
     def is_terminator(self, data: bytes, /) -> bool:
         """Whether the value of a data line is the dialect's own last word."""

@@ -14,9 +14,15 @@ _DONE = b"[DONE]"
 _CONTENT = re.compile(
     rb'"(?:content|reasoning|reasoning_content|refusal|text|arguments|name)"\s*:\s*"(?!")|"tool_calls"\s*:\s*\[\s*\{'
 )
+_TEXT = b'"content":"'
+_BACKSLASH = ord("\\")
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
-_ERROR = re.compile(rb'"error"\s*:\s*[{"]')
-_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+_ERROR_VALUE = re.compile(rb'\s*:\s*[{"]')
+_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*+")')
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{}]')
+
+_ERROR_WITHIN = 1024
+"""Bytes in which an error is looked for where the whole cannot be decoded: it is what such an object begins with."""
 
 _READ_CONTENT = Reading(content=True)
 _READ_NOTHING = Reading()
@@ -37,9 +43,10 @@ class OpenAIChat(Dialect):
         if data == _DONE:
             return _READ_DONE
         if event.cut:
-            return self._read_window(data)
+            return self._read_window(event)
         if (
-            b'"error"' in data
+            event.type == b"error"
+            or b'"error"' in data
             or data.count(b'"finish_reason"') != data.count(b'"finish_reason":null')
             or data.count(b'"usage"') != data.count(b'"usage":null')
         ):
@@ -49,14 +56,14 @@ class OpenAIChat(Dialect):
     def _read_marked(self, event: Event) -> Reading:
         try:
             chunk = json.loads(event.data)
-        except ValueError:
-            # It is the client's to complain of; of an error event we still say that it is one.
-            return Reading(error=DialectError()) if event.type == b"error" else _READ_NOTHING
+        except (ValueError, RecursionError):
+            # It is the client's to complain of; of an error we still say that it is one.
+            chunk = None
         if not isinstance(chunk, dict):
-            return _READ_NOTHING
+            return Reading(error=DialectError()) if self.is_error(event.type, event.data) else _READ_NOTHING
         choices = chunk.get("choices")
         usage = chunk.get("usage")
-        error = chunk.get("error")
+        error = chunk.get("error") or (chunk if event.type == b"error" else None)
         return Reading(
             content=_has_content(event.data),
             ended=isinstance(choices, list) and any(isinstance(c, dict) and c.get("finish_reason") for c in choices),
@@ -64,11 +71,11 @@ class OpenAIChat(Dialect):
             usage=usage if isinstance(usage, dict) else None,
         )
 
-    def _read_window(self, data: bytes) -> Reading:
+    def _read_window(self, event: Event) -> Reading:
         return Reading(
             content=True,
-            ended=_FINISH.search(data) is not None,
-            error=DialectError() if _ERROR.search(data, 0, 1024) else None,
+            ended=_FINISH.search(event.data) is not None,
+            error=DialectError() if event.type == b"error" or _begins_with_error(event.data) else None,
         )
 
     def model(self, data: bytes, /) -> str | None:
@@ -76,10 +83,15 @@ class OpenAIChat(Dialect):
         if found is None:
             return None
         try:
-            name = json.loads(found[1])
+            return str(json.loads(found[1]))
         except ValueError:
             return None
-        return name if isinstance(name, str) else None
+
+    def text_span(self, data: bytes, /) -> tuple[int, int] | None:
+        start = data.find(_TEXT) + len(_TEXT)
+        end = data.find(b'"', start)
+        # Nearly all texts are short and have no quote in them. Of another the end is not worth looking for.
+        return (start, end) if start >= len(_TEXT) and start < end and data[end - 1] != _BACKSLASH else None
 
     def is_terminator(self, data: bytes, /) -> bool:
         return data == _DONE
@@ -91,15 +103,29 @@ class OpenAIChat(Dialect):
             return False
         try:
             chunk = json.loads(data)
-        except ValueError:  # the beginning of a long line, or no JSON at all
-            return _ERROR.match(data.lstrip(b"{ \t")) is not None
+        except (ValueError, RecursionError):  # the beginning of a long line, or no JSON at all
+            return _begins_with_error(data)
         return isinstance(chunk, dict) and bool(chunk.get("error"))
 
 
 def _has_content(data: bytes) -> bool:
     # Most chunks can be ruled in by one search; the rest is worth a regular expression.
-    at = data.find(b'"content":"')
-    return (at >= 0 and data[at + 11 : at + 12] != b'"') or _CONTENT.search(data) is not None
+    at = data.find(_TEXT)
+    return (at >= 0 and data[at + len(_TEXT) : at + len(_TEXT) + 1] != b'"') or _CONTENT.search(data) is not None
+
+
+def _begins_with_error(data: bytes) -> bool:
+    """Whether what seems to be the beginning of an object has an error at its top level."""
+    depth = 0
+    for found in _STRUCTURE.finditer(data, 0, _ERROR_WITHIN):
+        match found[0]:
+            case b"{" | b"[":
+                depth += 1
+            case b"}" | b"]":
+                depth -= 1
+            case b'"error"' if depth == 1 and _ERROR_VALUE.match(data, found.end()):
+                return True
+    return False
 
 
 def _error(value: object) -> DialectError:

@@ -99,6 +99,7 @@ class UntilClose:
     """The body ends with the connection; only a response can have one."""
 
 
+#: How a body is framed.
 Framing: TypeAlias = NoBody | Counted | Chunked | UntilClose
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from .._lines import BLANK, _content
 from .._stage import Lines, Stage
 
-
 _LF = ord("\n")
 _CR = ord("\r")
 
