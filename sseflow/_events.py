@@ -286,7 +286,8 @@ class _ObserveEvents(Stage[Lines]):
         self._lines: Lines = []  # of the unfinished event, as long as they are few
         self._size = 0
         self._window: _Window | None = None  # what is kept of it, once they are not
-        self._skim = chain.stages[0]._skim if len(chain.stages) == 1 else chain._skim
+        # Several stages would have to agree, so only one is asked.
+        self._skim_first = chain.stages[0]._skim if len(chain.stages) == 1 else chain._skim
 
     def _ask(self, head: Head) -> tuple[Head, bool]:
         return self._chain._ask(head)
@@ -341,7 +342,7 @@ class _ObserveEvents(Stage[Lines]):
         data = _plain_data(lines)
         if data is None:
             return self._reader.read(lines)
-        return None if self._skim(data) else Event(data, MESSAGE, self._reader.id)
+        return None if self._skim_first(data) else Event(data, MESSAGE, self._reader.id)
 
 
 class _Window:

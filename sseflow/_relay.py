@@ -206,40 +206,31 @@ class Relay:
     async def _write(self, items: list[Item]) -> None:
         """Give items to the sink. If it cannot take them the reader has left, and the stream is `Closed`."""
         try:
-            await self._give(items)
+            if items and isinstance(items[0], Head):
+                items = await self._commit(items[0], items[1:])
+            for item in items:
+                if isinstance(item, bytes):
+                    if self._first_out is None:
+                        self._note_first_out()
+                    await self._sink.send_all(item)
+                    self._bytes_out += len(item)
+                elif isinstance(item, Eof):
+                    await self._sink.finish(item)
+                    self._finished = True
         except Exception as error:
             self._write_error = error
             self._pipeline.end(Closed())
 
-    async def _give(self, items: list[Item]) -> None:
-        head: Head | None = None
-        for item in items:
-            if isinstance(item, bytes):
-                if head is not None:
-                    await self._commit(head, item)
-                    head = None
-                else:
-                    if self._first_out is None:
-                        self._note_first_out()
-                    await self._sink.send_all(item)
-                self._bytes_out += len(item)
-            elif isinstance(item, Head):
-                head = item
-            else:
-                if head is not None:
-                    await self._commit(head, b"")
-                    head = None
-                if isinstance(item, Eof):
-                    await self._sink.finish(item)
-                    self._finished = True
-        if head is not None:
-            await self._commit(head, b"")
-
-    async def _commit(self, head: Head, data: bytes) -> None:
+    async def _commit(self, head: Head, items: list[Item]) -> list[Item]:
+        """Send the head, with the first bytes behind it if they are there; return what is left."""
         self._committed = True
-        if data:
-            self._note_first_out()
-        await self._sink.send_head(head, data)
+        if not items or not isinstance(items[0], bytes):
+            await self._sink.send_head(head, b"")
+            return items
+        self._note_first_out()
+        await self._sink.send_head(head, items[0])
+        self._bytes_out += len(items[0])
+        return items[1:]
 
     def _note_first_out(self) -> None:
         self._committed = True
