@@ -60,7 +60,8 @@ def _rooms() -> dict[str, Room]:
 
     # What is ruled about bytes is ruled by functions of bytes: the fuzz calls them without a loop.
     guard = room("sseflow.http._guard", core, "h11", pure=True)
-    codec = room("sseflow.http._codec", guard, "h11", pure=True)
+    chunked = room("sseflow.http._chunked", guard, "h11", pure=True)
+    codec = room("sseflow.http._codec", chunked, "h11", pure=True)
     rulings = room("sseflow.http._rulings", codec, "h11", pure=True)
 
     http = room("sseflow.http", face | rulings, "trio h11")

@@ -1,10 +1,10 @@
 """HTTP/1.1 on Trio, with h11 as the judge: a server's leg, a client's leg, and what stands between them and bytes."""
 
-from ._codec import BodyError as BodyError
+from ._chunked import BodyError as BodyError
+from ._chunked import IncompleteBody as IncompleteBody
 from ._codec import Chunked as Chunked
 from ._codec import Counted as Counted
 from ._codec import Framing as Framing
-from ._codec import IncompleteBody as IncompleteBody
 from ._codec import NoBody as NoBody
 from ._codec import UntilClose as UntilClose
 from ._codec import frame_chunk as frame_chunk

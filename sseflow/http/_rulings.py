@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from sseflow.http._codec import MAX_EXTENSIONS, MAX_TRAILER_FIELDS, MAX_TRAILERS
+from sseflow.http._chunked import MAX_EXTENSIONS, MAX_TRAILER_FIELDS, MAX_TRAILERS
 from sseflow.http._guard import HeadLimits
 
 #: What a row is about: the head of a request, of a response, or of both; the size lines of a body's chunks, the last

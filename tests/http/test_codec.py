@@ -11,20 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sseflow._errors import Error
-from sseflow.http._codec import (
-    LAST_CHUNK,
+from sseflow.http._chunked import (
     MAX_EXTENSIONS,
     MAX_TRAILER_FIELDS,
     MAX_TRAILERS,
     BodyError,
+    ChunkedReader,
+    IncompleteBody,
+)
+from sseflow.http._codec import (
+    LAST_CHUNK,
     BodyReader,
     Chunked,
-    ChunkedReader,
     Counted,
     CountedReader,
     CountedWriter,
     Framing,
-    IncompleteBody,
     NoBody,
     NoBodyReader,
     UntilClose,

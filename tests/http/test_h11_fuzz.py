@@ -21,11 +21,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sseflow._errors import RequestError, UpstreamProtocolError
+from sseflow.http._chunked import BodyError, ChunkedReader
 from sseflow.http._codec import (
     LAST_CHUNK,
-    BodyError,
     Chunked,
-    ChunkedReader,
     Counted,
     CountedReader,
     Framing,
