@@ -44,7 +44,8 @@ class Origin:
             raise ConfigurationError(f"{text!r} is no upstream: {error}") from None
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ConfigurationError(
-                f"{text!r} is no upstream: it must be like http://127.0.0.1:8000, https://api.example.com/v1 or unix:PATH"
+                f"{text!r} is no upstream: "
+                "it must be like http://127.0.0.1:8000, https://api.example.com/v1 or unix:PATH"
             )
         if url.username is not None or url.query or url.fragment:
             raise ConfigurationError(

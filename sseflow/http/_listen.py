@@ -15,7 +15,7 @@ import trio
 
 from .._errors import ConfigurationError, RequestError
 from ._server import Incoming, ServerConnection, ServerLimits, WriteTimeout
-from ._wire import SocketWire, Wire
+from ._wire import SocketWire
 
 BACKLOG = 1024
 """Connections that the system may keep until they are accepted."""
@@ -75,9 +75,14 @@ class Listener:
         self.address = address
         self.tls = tls
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.sock.fileno() < 0
+
     def close(self) -> None:
         """Stop listening; a task that accepts gets `trio.ClosedResourceError`."""
-        if self.sock.fileno() >= 0:
+        if not self.closed:
             with contextlib.suppress(RuntimeError):  # outside of Trio nobody waits for it
                 trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
@@ -173,6 +178,9 @@ class Server:
         """How many connections are open."""
         return len(self._connections)
 
+    def _is_full(self) -> bool:
+        return len(self._connections) >= self._max_connections
+
     @property
     def draining(self) -> bool:
         """Whether `drain` was called."""
@@ -201,6 +209,12 @@ class Server:
             if connection.idle is not None and not connection.ahead:
                 connection.idle.cancel()
 
+    def hurry(self) -> None:
+        """Behind `drain`: wait for no request any more that is still on its way."""
+        for connection in self._connections:
+            if connection.idle is not None:
+                connection.idle.cancel()
+
     def cancel(self) -> None:
         """End all connections now; answers that are on their way are cut."""
         if self._scope is not None:
@@ -211,21 +225,23 @@ class Server:
             listener.close()
 
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
-        while True:
-            while len(self._connections) >= self._max_connections:
-                self._room = trio.Event()
+        while not listener.closed:
+            if self._is_full():
+                if self._room.is_set():
+                    self._room = trio.Event()
                 await self._room.wait()
+                continue
             try:
                 await trio.lowlevel.wait_readable(listener.sock)
+                if self._is_full():  # another listener was quicker
+                    continue
                 sock, _ = listener.sock.accept()
-            except (trio.ClosedResourceError, ValueError):  # ValueError: closed while there was no room
+            except trio.ClosedResourceError:
                 return
             except OSError as error:
                 if error.errno in _FULL:
                     self._complain(error)
                     await trio.sleep(FULL_PAUSE)
-                elif error.errno == errno.EBADF:
-                    return
                 continue  # the client has gone before it was accepted
             connection = self._admit(sock, listener.tls)
             if connection is not None:
@@ -251,25 +267,18 @@ class Server:
 
     async def _serve(self, connection: ServerConnection) -> None:
         try:
-            if await self._shake_hands(connection.wire):
+            if await connection.shake_hands():
                 await self._serve_requests(connection)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout):
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout):
             pass  # the client has gone, or does not read: an answer could not be written
-        except Exception as error:
-            self._on_error("a connection ended with an exception", error)
+        except* Exception as errors:
+            for error in errors.exceptions:
+                self._on_error("a connection ended with an exception", error)
         finally:
             self._connections.discard(connection)
             self._room.set()
             with trio.CancelScope(shield=True), contextlib.suppress(Exception):
                 await connection.aclose()
-
-    async def _shake_hands(self, wire: Wire) -> bool:
-        if isinstance(wire, trio.SSLStream):
-            with trio.move_on_after(self._limits.head_timeout), contextlib.suppress(trio.BrokenResourceError):
-                await wire.do_handshake()
-                return True
-            return False
-        return True
 
     async def _serve_requests(self, connection: ServerConnection) -> None:
         while True:
@@ -284,4 +293,3 @@ class Server:
                 await self._handle(incoming)
             finally:
                 incoming.release()
-

@@ -50,7 +50,10 @@ class Response:
 def connection_options(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
     """The options of all ``Connection`` fields, in lower case."""
     return {
-        option.strip().lower() for name, value in headers if name.lower() == b"connection" for option in value.split(b",")
+        option.strip().lower()
+        for name, value in headers
+        if name.lower() == b"connection"
+        for option in value.split(b",")
     }
 
 

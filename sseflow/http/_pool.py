@@ -16,7 +16,7 @@ from ._codec import BodyError, BodyReader, NoBodyReader, reader_for, response_fr
 from ._connect import ConnectOptions, Origin, connect
 from ._guard import HeadLimits, check_response_head, find_head_end
 from ._messages import Headers, Request, Response, fields, write_head
-from ._wire import Wire, transport
+from ._wire import Wire, is_silent, transport
 
 MAX_INFORMATIONAL = 8
 """Responses of the class 1xx before the real one; nobody sends more than two."""
@@ -56,19 +56,24 @@ class Pool:
 
     async def call(self, origin: Origin, *, fresh: bool = False) -> Call:
         """A call over an idle connection, or a new one; only over a new one if ``fresh``. Raises as `connect` does."""
-        wire = None if fresh else self._take(origin)
+        wire = None if fresh else await self._take(origin)
         if wire is not None:
             return Call(self, origin, wire, reused=True)
         return Call(self, origin, await connect(origin, self.options.connect), reused=False)
 
-    def _take(self, origin: Origin) -> Wire | None:
+    async def _take(self, origin: Origin) -> Wire | None:
+        """The connection that was used last, of those that are still good."""
         self.expire()
-        for i in range(len(self._idle) - 1, -1, -1):
-            if self._idle[i][1] == origin:
-                wire = self._idle.pop(i)[2]
-                if not transport(wire).is_readable():
-                    return wire
-                transport(wire).close()
+        while (at := max((i for i, idle in enumerate(self._idle) if idle[1] == origin), default=-1)) >= 0:
+            wire = self._idle.pop(at)[2]
+            silent = False
+            try:
+                silent = await is_silent(wire)
+            finally:
+                if not silent:
+                    transport(wire).close()
+            if silent:
+                return wire
         return None
 
     def give(self, origin: Origin, wire: Wire) -> None:
@@ -101,6 +106,9 @@ class Call:
 
         self.answered = False
         """Whether one byte of an answer has come."""
+
+        self.http_version = b""
+        """The version of HTTP in which the answer came."""
 
         self.payload = b""
         """The bytes that `receive_some` returned last."""
@@ -160,14 +168,15 @@ class Call:
             UpstreamLost: the connection ended before it.
             UpstreamProtocolError: it is none.
         """
-        for _ in range(MAX_INFORMATIONAL + 1):
+        for left in range(MAX_INFORMATIONAL, -1, -1):
             event = await self._receive_event()
             headers = fields(event.headers)
             if isinstance(event, h11.Response):
                 return self._begin_body(event, headers)
             if event.status_code == 101:
                 raise _malformed("the upstream switched protocols, which nobody had asked for")
-            await on_informational(event.status_code, headers)
+            if left:
+                await on_informational(event.status_code, headers)
         raise _malformed(f"the upstream sent more than {MAX_INFORMATIONAL} responses of the class 1xx")
 
     async def _receive_event(self) -> h11.InformationalResponse | h11.Response:
@@ -202,6 +211,7 @@ class Call:
         except BodyError as error:
             raise _malformed(str(error)) from error
         self._reader = reader_for(framing)
+        self.http_version = event.http_version
         self._response = Response(Head(event.status_code, headers), event.http_version)
         return self._response.head
 
@@ -248,7 +258,8 @@ class Call:
         try:
             self._reader.eof()
         except BodyError as error:
-            raise UpstreamLost(f"{self.origin}: {error}", reason="http_response_incomplete") from error
+            self._error = UpstreamLost(f"{self.origin}: {error}", reason="http_response_incomplete")
+            raise self._error from error
 
     async def aclose(self) -> None:
         """Give the connection back to the pool if it is good, else close it."""

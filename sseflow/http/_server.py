@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import enum
+from collections.abc import Iterator
 from typing import Protocol
 
 import attrs
@@ -82,6 +84,22 @@ class Verbatim(Protocol):
     def trailers(self) -> Headers: ...
 
 
+class _Closing(enum.IntEnum):
+    """How a connection is to be closed. It only grows: what must not look complete cannot be made to again."""
+
+    PLAIN = 0
+    """There is nothing on its way."""
+
+    LINGER = 1
+    """The client may still be sending, and has to get what was written before."""
+
+    ABORT = 2
+    """The same, and the answer was cut: TLS says no goodbye."""
+
+    RESET = 3
+    """By a reset: an orderly end would be taken for the end of the answer, or is not read."""
+
+
 class WriteTimeout(Exception):
     """The client does not read."""
 
@@ -105,12 +123,21 @@ class ServerConnection:
         """No further request will be read; answers say so."""
 
         self.idle: trio.CancelScope | None = None
-        """Around the wait for the next request; cancel it to close a connection that does nothing."""
+        """Around everything before a request is there; cancel it to close a connection that does nothing."""
 
         self._buffer = bytearray()
         self._served = 0
-        self._lingers = False
-        self._aborted = False
+        self._close_as = _Closing.PLAIN
+
+    async def shake_hands(self) -> bool:
+        """Begin the connection, if it is over TLS. False: it could not be begun."""
+        if isinstance(self.wire, SocketWire):
+            return True
+        timeout = trio.move_on_after(self.limits.head_timeout)
+        with self._waiting(), timeout, contextlib.suppress(trio.BrokenResourceError):
+            await self.wire.do_handshake()
+            return True
+        return False
 
     async def next_request(self) -> Incoming | None:
         """Receive the head of the next request; None if there will be none.
@@ -118,7 +145,21 @@ class ServerConnection:
         Raises:
             RequestError: what came is no request that can be served. The connection must be closed.
         """
-        if self.closing or not await self._wait_for_request():
+        if not self.closing:
+            with self._waiting():
+                return await self._receive_request()
+        return None
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        with trio.CancelScope() as self.idle:
+            try:
+                yield
+            finally:
+                self.idle = None
+
+    async def _receive_request(self) -> Incoming | None:
+        if not await self._wait_for_request():
             return None
         head = None
         with trio.move_on_after(self.limits.head_timeout) as scope:
@@ -145,13 +186,12 @@ class ServerConnection:
     async def _wait_for_request(self) -> bool:
         """Wait for a first byte, unless it is there. False: the client, or its time, has gone."""
         timeout = self.limits.keepalive_timeout if self._served else self.limits.head_timeout
-        with trio.move_on_after(timeout) as self.idle:
+        with trio.move_on_after(timeout):
             while not self._buffer:
                 data = await self._receive()
                 if not data:
                     break
                 self._buffer += data
-        self.idle = None
         return bool(self._buffer)
 
     async def _receive_head(self) -> bytes | None:
@@ -200,21 +240,20 @@ class ServerConnection:
 
     def abort(self, *, reset: bool) -> None:
         """Send nothing more, and no clean end. With ``reset``, tell the client so by a reset when it is closed."""
-        self.closing = self._aborted = True
-        if reset:
-            transport(self.wire).reset()
-        else:
+        self.closing = True
+        self._close_as = max(self._close_as, _Closing.RESET if reset else _Closing.ABORT)
+        if self._close_as is _Closing.ABORT:
             transport(self.wire).shutdown()
-            self._lingers = True
+        else:
+            transport(self.wire).reset()
 
     async def refuse(self, error: RequestError, body: bytes, headers: Headers) -> None:
         """Answer something that is not a request, and close."""
-        self.closing = True
-        self._lingers = True
+        self.close_after_answer()
         connection = h11.Connection(h11.SERVER)
         response = h11.Response(
             status_code=error.status,
-            headers=[*headers, (b"Content-Length", b"%d" % len(body)), (b"Connection", b"close")],
+            headers=[*headers, (b"Content-Length", b"%d" % len(body)), _date(), (b"Connection", b"close")],
             reason=reason_phrase(error.status),
         )
         await self.send(write_head(connection, response) + body)
@@ -231,29 +270,24 @@ class ServerConnection:
     def close_after_answer(self) -> None:
         """Close when the answer has been sent; the client may still be sending, and has to get the answer."""
         self.closing = True
-        self._lingers = True
+        self._close_as = max(self._close_as, _Closing.LINGER)
 
     async def aclose(self) -> None:
         """Close; first, if an answer might be lost otherwise, read for a moment what the client still sends."""
         socket = transport(self.wire)
         try:
             with trio.move_on_after(LINGER_SECONDS):
-                if not self._aborted and not isinstance(self.wire, SocketWire):
+                if self._close_as < _Closing.ABORT and not isinstance(self.wire, SocketWire):
                     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                         await self.wire.unwrap()
-                if self._lingers:
+                if self._close_as in (_Closing.LINGER, _Closing.ABORT):
                     socket.shutdown()
                     left = LINGER_BYTES
-                    while left > 0 and (data := await self._receive_raw()):
-                        left -= len(data)
+                    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        while left > 0 and (data := await socket.receive_some()):
+                            left -= len(data)
         finally:
             socket.close()
-
-    async def _receive_raw(self) -> bytes:
-        try:
-            return await transport(self.wire).receive_some()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return b""
 
 
 class Incoming:
@@ -370,7 +404,7 @@ class Incoming:
         """
         headers = list(head.without(b"connection", b"transfer-encoding").headers)
         if head.get(b"date") is None:
-            headers.append((b"Date", email.utils.formatdate(usegmt=True).encode()))
+            headers.append(_date())
         chunks = self.request.http_version == b"1.1"
         if chunks and head.get(b"content-length") is None and head.status not in (204, 304):
             headers.append((b"Transfer-Encoding", b"chunked"))
@@ -409,14 +443,14 @@ class Incoming:
     async def finish(self, end: End) -> None:
         """End the answer: cleanly for `Eof`, else so that nobody takes it for complete.
 
-        Before a head was sent there is nothing to abort, and another answer can be given.
+        Before a head was sent there is nothing to abort, and another answer can be given. Behind a clean end this does
+        nothing; one that was cancelled, or failed, was none.
 
         Raises:
             IncompleteBody: fewer bytes were sent than the head had promised; the answer was aborted.
         """
         if self._finished or not self.status:
             return
-        self._finished = True
         if not isinstance(end, Eof):
             self.connection.abort(reset=isinstance(self._framing, UntilClose))
             return
@@ -432,6 +466,7 @@ class Incoming:
                     raise
             case _:
                 pass  # the end of the connection, or of the head, is the end
+        self._finished = True
 
     def _trailers(self) -> Headers:
         if self.verbatim is None or not self.allowed_trailers:
@@ -447,3 +482,7 @@ class Incoming:
         """The exchange is over: let the connection go on with the next request, or close."""
         if not (self._reader.done and self._finished):
             self.connection.closing = True
+
+
+def _date() -> tuple[bytes, bytes]:
+    return b"Date", email.utils.formatdate(usegmt=True).encode()

@@ -32,6 +32,7 @@ class SocketWire(trio.abc.HalfCloseableStream):
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = False
+        self._shut = False
 
         self.sent = 0
         """Bytes that `send_all` has handed to the system."""
@@ -54,6 +55,8 @@ class SocketWire(trio.abc.HalfCloseableStream):
         """See `trio.abc.ReceiveStream.receive_some`."""
         if max_bytes is None:
             max_bytes = RECV_SIZE
+        elif not isinstance(max_bytes, int):
+            raise TypeError("max_bytes must be an integer or None")
         elif max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         while True:
@@ -90,6 +93,8 @@ class SocketWire(trio.abc.HalfCloseableStream):
                 at = 0
                 while True:
                     self._open()
+                    if self._shut:
+                        raise trio.ClosedResourceError("nothing can be sent behind the end")
                     try:
                         if at < len(view):
                             sent = self._sock.send(view[at:])
@@ -125,6 +130,7 @@ class SocketWire(trio.abc.HalfCloseableStream):
 
     def shutdown(self) -> None:
         """Say that nothing more will be sent (FIN); no word of it if the peer has gone."""
+        self._shut = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
 
@@ -163,6 +169,20 @@ Wire: TypeAlias = SocketWire | trio.SSLStream[SocketWire]
 def transport(wire: Wire) -> SocketWire:
     """The socket below, also under TLS."""
     return wire if isinstance(wire, SocketWire) else wire.transport_stream
+
+
+async def is_silent(wire: Wire) -> bool:
+    """Whether a connection is open, and has nothing to say. A read byte is lost: what is not silent is to be closed."""
+    if transport(wire).is_readable():
+        return False
+    if isinstance(wire, SocketWire):
+        return True
+    # What came with the bytes that were asked for may wait inside of TLS.
+    with trio.CancelScope() as scope, contextlib.suppress(trio.BrokenResourceError):
+        # Set here it cuts the read short where that would wait; a scope that begins with it cuts before the read.
+        scope.deadline = trio.current_time()
+        await wire.receive_some(1)
+    return scope.cancelled_caught
 
 
 def _translate(error: OSError) -> Exception:

@@ -38,7 +38,11 @@ class App:
         self.log = log
         self.pool = Pool(
             PoolOptions(
-                connect=ConnectOptions(tls=settings.upstream_tls, connect_timeout=settings.connect_timeout),
+                connect=ConnectOptions(
+                    tls=settings.upstream_tls,
+                    connect_timeout=settings.connect_timeout,
+                    tls_timeout=settings.connect_timeout,
+                ),
                 head=settings.upstream_head,
                 max_idle=settings.max_idle,
                 max_idle_time=settings.max_idle_time,
@@ -83,6 +87,7 @@ class App:
         await self._draining.wait()
         with trio.move_on_after(self.settings.drain):
             await self._hurry.wait()
+        self._server.hurry()
         for exchange in tuple(self._exchanges):
             self.cut += 1
             exchange.stop(Drained("the proxy was told to end, and the time for live streams is over"))

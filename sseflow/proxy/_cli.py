@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 import ssl
 from collections.abc import Sequence
 from typing import NoReturn
@@ -73,13 +74,17 @@ def parser() -> argparse.ArgumentParser:
     )
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--upstream", metavar="URL", help="where requests go: http://HOST[:PORT][/PREFIX], https://..., unix:PATH"
+        "--upstream",
+        metavar="URL",
+        type=_origin,
+        help="where requests go: http://HOST[:PORT][/PREFIX], https://..., unix:PATH",
     )
     what.add_argument("--demo", action="store_true", help="start a demo upstream, too, and use that")
     p.add_argument(
         "--listen",
         metavar="ADDRESS",
         action="append",
+        type=_address,
         help=f"HOST:PORT, [IPV6]:PORT or unix:PATH; may be given several times (default: {DEFAULT_LISTEN})",
     )
     p.add_argument(
@@ -139,19 +144,23 @@ def parser() -> argparse.ArgumentParser:
     for flag, kind, default, text in (
         ("--max-head", _size, heads["max_head"].default, "head of a request, or of the upstream's answer"),
         ("--max-fields", _size, heads["max_fields"].default, "header fields in one head (a number)"),
+        ("--max-field", _size, heads["max_line"].default, "one header field, with its name"),
         ("--max-target", _size, heads["max_target"].default, "request target"),
         ("--max-request-body", _size, server["max_body"].default, "body of a request"),
         ("--max-line", _size, settings["max_line"].default, "line of an event stream"),
         ("--max-connections", _size, settings["max_connections"].default, "open connections of clients (a number)"),
         ("--max-idle", _size, settings["max_idle"].default, "idle connections to the upstream (a number)"),
+        ("--max-idle-time", _positive, settings["max_idle_time"].default, "of an idle connection to the upstream"),
         ("--head-timeout", _positive, server["head_timeout"].default, "for the head of a request"),
         ("--body-timeout", _positive, server["body_timeout"].default, "for the next bytes of a request's body"),
         ("--keepalive-timeout", _positive, server["keepalive_timeout"].default, "between two requests of a connection"),
         ("--write-timeout", _positive, server["write_timeout"].default, "for one write to a client that does not read"),
-        ("--connect-timeout", _positive, settings["connect_timeout"].default, "to connect to the upstream"),
+        ("--connect-timeout", _positive, settings["connect_timeout"].default,
+         "to connect to the upstream, and again for TLS"),
         ("--upstream-head-timeout", _seconds, settings["upstream_head_timeout"].default,
          "for the head of the upstream's answer; 0: none, since models think"),
         ("--idle-timeout", _seconds, settings["idle_timeout"].default, "of silence in the upstream's answer; 0: none"),
+        ("--linger", _positive, settings["linger"].default, "for an upstream that stays open behind its last event"),
     ):  # fmt: skip
         limits.add_argument(flag, type=kind, metavar="N", default=default, help=f"{text} (default: %(default)g)")
     return p
@@ -165,12 +174,17 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         SystemExit: with the status 2, for what argparse itself does not understand; with 0 behind ``--help``.
     """
     options = parser().parse_args(arguments)
-    listen = tuple(Address.parse(text) for text in options.listen or [DEFAULT_LISTEN])
+    listen = tuple(options.listen or [Address.parse(DEFAULT_LISTEN)])
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ConfigurationError("--tls-cert and --tls-key go together: one was given without the other")
     # The demo's port is known once it listens.
-    upstream = Origin("http", "127.0.0.1", 0) if options.demo else Origin.parse(options.upstream)
-    heads = HeadLimits(max_head=options.max_head, max_fields=options.max_fields, max_target=options.max_target)
+    upstream = Origin("http", "127.0.0.1", 0) if options.demo else options.upstream
+    heads = HeadLimits(
+        max_head=options.max_head,
+        max_fields=options.max_fields,
+        max_line=options.max_field,
+        max_target=options.max_target,
+    )
     hosts = {name.lower().encode() for name in options.allow_host}
     if hosts or all(address.is_loopback for address in listen):
         hosts |= {b"localhost", b"127.0.0.1", b"[::1]"}
@@ -194,6 +208,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         idle_timeout=options.idle_timeout,
         max_line=options.max_line,
         max_idle=options.max_idle,
+        max_idle_time=options.max_idle_time,
+        linger=options.linger,
         drain=options.drain,
         trusted=tuple(options.trusted),
         hosts=frozenset(hosts),
@@ -227,25 +243,41 @@ def _upstream_tls(ca: str | None) -> ssl.SSLContext:
     return context
 
 
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _origin(text: str) -> Origin:
+    try:
+        return Origin.parse(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: must not be negative")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds, 0 or more")
     return value
 
 
 def _positive(text: str) -> float:
     value = _seconds(text)
     if not value:
-        raise argparse.ArgumentTypeError(f"{text}: must be more than 0")
+        raise argparse.ArgumentTypeError(f"{text!r} must be more than 0")
     return value
 
 
 def _size(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return value
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
+    return int(text)
 
 
 def _network(text: str) -> Network:

@@ -1,8 +1,8 @@
 """One request, its upstream's answer, and the line that is logged of it."""
 
 # Two tasks. The main one reaches the upstream and pumps its answer to the client; it alone writes to the client. The
-# other reads the client: the rest of the request's body, then whatever comes, to see it leave. It tells the main task by
-# cancelling: the wait for the upstream before there is a relay, and the relay after.
+# other reads the client: the rest of the request's body, then whatever comes, to see it leave. It tells the main task
+# by cancelling: the wait for the upstream before there is a relay, and the relay after.
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from .. import (
     is_event_stream,
 )
 from ..dialects import Dialect, OpenAIChat, PlainSSE
-from ..http import Call, Counted, Incoming, NoBody, Request, frame_chunk, last_chunk
-from ._headers import client_head, plain_head, request_id, target_of, upstream_request
+from ..http import Call, Counted, Headers, Incoming, NoBody, Request, WriteTimeout, frame_chunk, last_chunk
+from ._headers import client_head, end_to_end, plain_head, request_id, target_of, upstream_request
 from ._log import plain
 from ._verdict import IDLE_REASON, Drained, Verdict, ended_by, of_error, of_outcome
 
@@ -97,10 +97,8 @@ class Exchange:
         """Answer the request, and log what became of it."""
         try:
             try:
-                body = await self._receive_small_body()
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._read_client)
-                    await self._answer(body)
+                    await self._answer(nursery)
                     nursery.cancel_scope.cancel()
             except Exception as error:
                 await self._fail(error)
@@ -173,11 +171,13 @@ class Exchange:
 
     # Answering.
 
-    async def _answer(self, body: bytes | None) -> None:
+    async def _answer(self, nursery: trio.Nursery) -> None:
         head: Head | None = None
         error: Exception | None = None
         with self._scope:
             try:
+                body = await self._receive_small_body()
+                nursery.start_soon(self._read_client)
                 head = await self._reach_upstream(body)
             except Exception as raised:
                 error = raised
@@ -236,8 +236,11 @@ class Exchange:
         self._called.set()
         timeout = self._settings.upstream_head_timeout
         with trio.move_on_after(timeout) if timeout else contextlib.nullcontext():
-            return await call.receive_head(self._incoming.send_informational)
+            return await call.receive_head(self._pass_informational)
         raise UpstreamTimeout(f"{call.origin} did not answer within {timeout:g} s", reason="http_response_timeout")
+
+    async def _pass_informational(self, status: int, headers: Headers) -> None:
+        await self._incoming.send_informational(status, end_to_end(headers))
 
     async def _relay_answer(self, head: Head) -> None:
         assert self._call is not None
@@ -245,7 +248,8 @@ class Exchange:
         incoming = self._incoming
         incoming.verbatim = call
         incoming.allowed_trailers = self._settings.trailers
-        relay = Relay(call, self._pipeline(head), incoming, head=client_head(head, request_id=self._id))
+        sent = client_head(head, http_version=call.http_version, request_id=self._id)
+        relay = Relay(call, self._pipeline(head), incoming, head=sent)
         self._relay = relay
         # Either may have happened while the head was on its way through Trio.
         if self._stopped is not None:
@@ -276,18 +280,18 @@ class Exchange:
     async def _fail(self, error: Exception) -> None:
         """Answer with the status of ``error``, if nothing was answered yet; cut the answer otherwise."""
         self._error = error
-        if isinstance(error, trio.BrokenResourceError):
-            self._verdict = self._verdict or Verdict.CLIENT_GONE
+        self._verdict = of_error(error)
+        if self._verdict in (Verdict.CLIENT_GONE, Verdict.CLIENT_STUCK):
             return
-        self._verdict = Verdict.REFUSED if isinstance(error, RequestError) else of_error(error)
         if self._verdict is Verdict.INTERNAL_ERROR:
             self._app.log_exception("an exchange failed", error)
         status, message = _as_answer(error)
         headers = plain_head(self._id)
-        if isinstance(error, UpstreamError) and (self._called.is_set()):
+        if self._called.is_set() and not isinstance(error, RequestError):
             # The upstream may have begun to generate: a repetition would be paid for twice.
             headers = (*headers, _NOT_AGAIN)
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, h11.LocalProtocolError):
+        cannot_tell = (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout, h11.LocalProtocolError)
+        with contextlib.suppress(*cannot_tell):
             if self._incoming.status:
                 await self._incoming.finish(Failed(error))
             else:

@@ -102,12 +102,17 @@ def upstream_request(
     return Request(request.method, path, tuple(headers))
 
 
-def client_head(head: Head, *, request_id: str) -> Head:
-    """The head of the upstream's answer as the client is to get it."""
-    drop = _HOP_BY_HOP | connection_options(head.headers) | {b"via", b"x-request-id"}
-    headers = [field for field in head.headers if field[0] not in drop]
+def end_to_end(headers: Headers) -> Headers:
+    """The fields of an upstream's answer that are not about the connection to it."""
+    drop = _HOP_BY_HOP | connection_options(headers)
+    return tuple(field for field in headers if field[0] not in drop)
+
+
+def client_head(head: Head, *, http_version: bytes, request_id: str) -> Head:
+    """The head of the upstream's answer, which came in ``http_version``, as the client is to get it."""
+    headers = [field for field in end_to_end(head.headers) if field[0] not in (b"via", b"x-request-id")]
     vias = [value for name, value in head.headers if name == b"via"]
-    headers.append((b"Via", b", ".join([*vias, b"1.1 " + VIA_NAME])))
+    headers.append((b"Via", b", ".join([*vias, http_version + b" " + VIA_NAME])))
     headers.append((b"X-Request-Id", request_id.encode()))
     if is_event_stream(head):
         names = {name for name, _ in headers}

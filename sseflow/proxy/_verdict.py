@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+import trio
+
 from .. import (
     Closed,
     CutMidEvent,
@@ -13,6 +15,7 @@ from .. import (
     Error,
     Failed,
     Outcome,
+    RequestError,
     TooLong,
     Truncated,
     UpstreamError,
@@ -69,6 +72,12 @@ def of_error(error: Exception) -> Verdict:
             return Verdict.MALFORMED
         case UpstreamError():
             return Verdict.UPSTREAM_LOST
+        case RequestError():
+            return Verdict.REFUSED
+        case WriteTimeout():
+            return Verdict.CLIENT_STUCK
+        case trio.BrokenResourceError():
+            return Verdict.CLIENT_GONE
         case _:
             return Verdict.INTERNAL_ERROR
 

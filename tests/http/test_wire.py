@@ -1,0 +1,175 @@
+"""A socket as a Trio stream: all that Trio promises of one holds, and what a proxy needs besides."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from sseflow.http import SocketWire
+from sseflow.http._wire import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, USER_TIMEOUT
+
+Pair: TypeAlias = tuple[SocketWire, SocketWire]
+Maker: TypeAlias = Callable[[], Awaitable[Pair]]
+
+
+async def tcp_pair() -> Pair:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    return SocketWire(near), SocketWire(far)
+
+
+async def unix_pair() -> Pair:
+    near, far = socket.socketpair()
+    return SocketWire(near), SocketWire(far)
+
+
+async def clogged_unix_pair() -> Pair:
+    """Two ends neither of which can send. Not over TCP: there the system makes room again when it likes."""
+    pair = await unix_pair()
+    for wire in pair:
+        for size in (64 * 1024, 1):
+            while wire.send_nowait(bytes(size)):
+                pass
+    return pair
+
+
+@pytest.mark.parametrize(
+    ("make", "clogged"), [(tcp_pair, None), (unix_pair, clogged_unix_pair)], ids=["tcp", "unix, also clogged"]
+)
+async def test_a_wire_is_a_half_closeable_stream(make: Maker, clogged: Maker | None) -> None:
+    """`SocketWire` passes Trio's own conformance check, also while it cannot send."""
+    await trio.testing.check_half_closeable_stream(make, clogged)
+
+
+async def test_tls_works_over_a_wire() -> None:
+    """`trio.SSLStream` over `SocketWire` passes the check for two-way streams, too."""
+    authority = trustme.CA()
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("a.example").configure_cert(server_side)
+    client_side = ssl.create_default_context()
+    authority.configure_trust(client_side)
+
+    async def make() -> tuple[trio.SSLStream[SocketWire], trio.SSLStream[SocketWire]]:
+        near, far = await tcp_pair()
+        client = trio.SSLStream(near, client_side, server_hostname="a.example")
+        server = trio.SSLStream(far, server_side, server_side=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+            nursery.start_soon(server.do_handshake)
+        return client, server
+
+    await trio.testing.check_two_way_stream(make, None)
+
+
+async def test_tcp_options_are_set() -> None:
+    """Small writes leave at once, and a dead peer is noticed."""
+    near, far = await tcp_pair()
+    with contextlib.closing(near), contextlib.closing(far):
+        for wire in (near, far):
+            sock = wire._sock
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == KEEPALIVE_INTERVAL
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == USER_TIMEOUT
+
+
+async def test_reset_makes_closing_a_reset() -> None:
+    """Behind `reset` the peer gets an error where it would have got a clean end."""
+    near, far = await tcp_pair()
+    with contextlib.closing(far):
+        near.reset()
+        near.close()
+        with pytest.raises(trio.BrokenResourceError):
+            await far.receive_some()
+
+
+async def test_shutdown_is_a_clean_end_of_one_direction() -> None:
+    """Behind `shutdown` the peer reads to the end, and can still be read."""
+    near, far = await tcp_pair()
+    with contextlib.closing(near), contextlib.closing(far):
+        await near.send_all(b"last")
+        near.shutdown()
+        assert await far.receive_some() == b"last"
+        assert await far.receive_some() == b""
+        await far.send_all(b"more")
+        assert await near.receive_some() == b"more"
+
+
+async def test_readable_means_that_a_read_would_return() -> None:
+    """Bytes, an end and a reset are all readable; silence is not."""
+    near, far = await tcp_pair()
+    with contextlib.closing(near), contextlib.closing(far):
+        assert not near.is_readable()
+        await far.send_all(b"x")
+        assert near.is_readable()
+        assert await near.receive_some() == b"x"
+        assert not near.is_readable()
+        far.shutdown()
+        assert near.is_readable()
+    near, far = await tcp_pair()
+    with contextlib.closing(near):
+        far.reset()
+        far.close()
+        assert near.is_readable()
+
+
+async def test_a_cancelled_read_loses_nothing() -> None:
+    """What comes after a read was cancelled is there for the next one."""
+    near, far = await tcp_pair()
+    with contextlib.closing(near), contextlib.closing(far):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.receive_some)
+            await trio.testing.wait_all_tasks_blocked()
+            await far.send_all(b"abc")
+            nursery.cancel_scope.cancel()
+        # The read may have been quicker than the cancellation; then there is nothing more.
+        far.shutdown()
+        assert await near.receive_some() in (b"abc", b"")
+
+
+async def test_send_nowait_sends_what_fits() -> None:
+    """`send_nowait` says how much went out, nothing if nothing fits; a connection that is gone is an error."""
+    near, far = await tcp_pair()
+    with contextlib.closing(near), contextlib.closing(far):
+        assert near.send_nowait(b"abc") == 3
+        assert await far.receive_some() == b"abc"
+        while near.send_nowait(bytes(1024 * 1024)):
+            pass
+        assert near.send_nowait(b"abc") == 0
+        far.reset()
+        far.close()
+        with pytest.raises(trio.BrokenResourceError):
+            near.send_nowait(b"abc")
+        near.close()
+        with pytest.raises(trio.ClosedResourceError):
+            near.send_nowait(b"abc")
+
+
+async def test_the_peer_is_an_address() -> None:
+    """The peer of a TCP wire is its address without the port, that of a Unix wire ``unix``."""
+    for make, peer in ((tcp_pair, "127.0.0.1"), (unix_pair, "unix")):
+        near, far = await make()
+        with contextlib.closing(near), contextlib.closing(far):
+            assert near.peer == peer
+
+
+async def test_sent_counts_what_the_system_took() -> None:
+    """`sent` grows by what was really handed over, also if a send is cancelled."""
+    near, far = await tcp_pair()
+    with contextlib.closing(near), contextlib.closing(far):
+        await near.send_all(b"abc")
+        assert near.sent == 3
+        with trio.move_on_after(0.02) as scope:
+            await near.send_all(bytes(64 * 1024 * 1024))
+        assert scope.cancelled_caught
+        assert 3 < near.sent < 3 + 64 * 1024 * 1024

@@ -1,0 +1,277 @@
+"""Fields: what belongs to a hop stays there, what a proxy has to say is said, and nobody can say it for us."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import pytest
+
+from sseflow.http import Counted, Headers, NoBody, Origin
+from sseflow.http import Request as HttpRequest
+from sseflow.proxy._headers import VIA_NAME, host_name, request_id, target_of, upstream_request
+
+from .peers import Answer, Request, chunked
+from .rig import DONE, LAST, STOP, STREAM_HEAD, TOKEN, Rig, Starter
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+HOP_BY_HOP = (
+    b"Connection",
+    b"Keep-Alive",
+    b"Proxy-Connection",
+    b"Proxy-Authenticate",
+    b"Proxy-Authorization",
+    b"TE",
+    b"Trailer",
+    b"Transfer-Encoding",
+    b"Upgrade",
+    b"HTTP2-Settings",
+    b"X-Nominated",
+)
+
+
+async def seen(
+    rig: Rig, *fields: bytes, line: bytes = b"GET /x HTTP/1.1", answer: bytes = OK
+) -> tuple[Request, Answer]:
+    """What the upstream sees of a request with ``fields``, and the client of ``answer``."""
+    client = await rig.client(b"\r\n".join([line, *fields]) + b"\r\n\r\n")
+    upstream = await rig.accept()
+    head = await upstream.request()
+    await upstream.send(answer)
+    got = await client.answer()
+    client.close()
+    upstream.close()
+    return head, got
+
+
+async def test_fields_of_the_hop_are_not_passed_on(rig: Rig) -> None:
+    """What RFC 9110, section 7.6.1, lists, and what `Connection` names, ends at the proxy, in both directions."""
+    fields = (
+        b"Connection: x-nominated, Keep-Alive, upgrade",
+        b"X-Nominated: 1",
+        b"Keep-Alive: timeout=5",
+        b"Proxy-Connection: keep-alive",
+        b"TE: trailers",
+        b"Upgrade: h2c",
+        b"HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA",
+        b"X-Kept: 1",
+    )
+    reply = b"\r\n".join([b"HTTP/1.1 200 OK", *fields, b"Proxy-Authenticate: Basic", b"Content-Length: 0\r\n\r\n"])
+    head, answer = await seen(rig, b"Host: a", b"Proxy-Authorization: Basic eDp5", *fields, answer=reply)
+    assert head.get(b"x-kept") == b"1"
+    assert answer.get(b"x-kept") == b"1"
+    for name in HOP_BY_HOP:
+        assert head.get(name) is None
+        assert answer.get(name.lower()) is None
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"x-forwarded-for", b"Cookie", b"host", b"content-type"])
+async def test_a_client_cannot_have_other_fields_removed(rig: Rig, name: bytes) -> None:
+    """A `Connection` that names what the upstream decides by is an attack (T26)."""
+    client = await rig.client(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: " + name + b"\r\n\r\n")
+    assert (await client.answer()).status == 400
+    assert rig.upstream.nobody_waits()
+    await rig.log.next("refused")
+
+
+async def test_via_says_who_was_there(rig: Rig) -> None:
+    """Each hop adds itself, with the version in which the message came."""
+    reply = b"HTTP/1.1 200 OK\r\nVia: 1.1 inner\r\nContent-Length: 0\r\n\r\n"
+    head, answer = await seen(rig, b"Via: 1.1 outer", b"Via: 1.0 middle", line=b"GET / HTTP/1.0", answer=reply)
+    assert head.get(b"via") == b"1.1 outer, 1.0 middle, 1.0 " + VIA_NAME
+    assert answer.get(b"via") == b"1.1 inner, 1.1 " + VIA_NAME
+
+
+async def test_a_loop_is_noticed(rig: Rig) -> None:
+    """A request that has come through this proxy before is a 508, not a call for each descriptor there is (T30)."""
+    client = await rig.client(b"GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 x, 1.1 " + VIA_NAME + b"\r\n\r\n")
+    assert (await client.answer()).status == 508
+    assert rig.upstream.nobody_waits()
+    assert (await rig.line())["verdict"] == "refused"
+
+
+async def test_a_proxy_in_front_of_itself(rig: Rig) -> None:
+    """The same end to end: an upstream that leads back here costs one round."""
+    rig.change(upstream=Origin("http", "127.0.0.1", rig.listeners[0].address.port))
+    client = await rig.client(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (await client.answer()).status == 508
+    assert [(await rig.line())["status"] for _ in range(2)] == [508, 508]
+
+
+FORWARDED = (
+    b"X-Forwarded-For: 1.2.3.4",
+    b"X-Forwarded-Host: x.example",
+    b"X-Forwarded-Proto: gopher",
+    b"Forwarded: for=1",
+)
+
+
+async def test_forwarded_fields_are_set(rig: Rig) -> None:
+    """The upstream learns who asked, for whom, and how."""
+    head, _ = await seen(rig, b"Host: a.example:99")
+    assert head.get(b"x-forwarded-for") == b"127.0.0.1"
+    assert head.get(b"x-forwarded-host") == b"a.example:99"
+    assert head.get(b"x-forwarded-proto") == b"http"
+
+
+async def test_forwarded_fields_of_strangers_are_replaced(rig: Rig) -> None:
+    """What anybody can write is not believed (T27)."""
+    head, _ = await seen(rig, b"Host: a", *FORWARDED)
+    assert head.get(b"x-forwarded-for") == b"127.0.0.1"
+    assert head.get(b"x-forwarded-host") == b"a"
+    assert head.get(b"x-forwarded-proto") == b"http"
+    assert head.get(b"forwarded") is None
+
+
+async def test_forwarded_fields_of_the_trusted_are_kept(starter: Starter) -> None:
+    """A proxy in front of us is believed, and adds to the way that the request took."""
+    rig = await starter(trusted=(ipaddress.ip_network("127.0.0.0/8"),))
+    head, _ = await seen(rig, b"Host: a", *FORWARDED)
+    assert head.get(b"x-forwarded-for") == b"1.2.3.4, 127.0.0.1"
+    assert head.get(b"x-forwarded-host") == b"x.example"
+    assert head.get(b"x-forwarded-proto") == b"gopher"
+    assert head.get(b"forwarded") == b"for=1"
+    head, _ = await seen(rig, b"Host: a")
+    assert head.get(b"x-forwarded-for") == b"127.0.0.1"
+
+
+async def test_the_host_is_the_upstreams(rig: Rig) -> None:
+    """The upstream sees its own name, also if the target of the request was a whole address (T04)."""
+    own = b"127.0.0.1:%d" % rig.upstream.port
+    head, _ = await seen(rig, b"Host: a.example")
+    assert head.get(b"host") == own
+    head, _ = await seen(rig, b"Host: a", line=b"GET http://169.254.169.254/latest?x HTTP/1.1")
+    assert (head.target, head.get(b"host"), head.get(b"x-forwarded-host")) == (b"/latest?x", own, b"169.254.169.254")
+    head, _ = await seen(rig, b"Host: a", line=b"OPTIONS * HTTP/1.1")
+    assert head.target == b"*"
+
+
+async def test_the_prefix_of_the_upstream_is_in_front(rig: Rig) -> None:
+    """An upstream with a path has that before each target."""
+    rig.change(upstream=Origin("http", "127.0.0.1", rig.upstream.port, "/v1"))
+    head, _ = await seen(rig, b"Host: a", line=b"GET /chat?x=y HTTP/1.1")
+    assert head.target == b"/v1/chat?x=y"
+
+
+async def test_nothing_is_asked_for_that_cannot_be_decoded(rig: Rig) -> None:
+    """`Accept-Encoding` is ours: no stage could read what the client could."""
+    head, _ = await seen(rig, b"Host: a", b"Accept-Encoding: gzip, br")
+    assert head.get(b"accept-encoding") == b"identity"
+
+
+async def test_a_compressed_stream_is_left_alone(rig: Rig) -> None:
+    """An upstream that compresses unasked is not filtered, and nothing is said of how its stream ended."""
+    body = b"\x1f\x8b: not really\n\n"
+    reply = STREAM_HEAD + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(body) + LAST
+    _, answer = await seen(rig, b"Host: a", answer=reply)
+    assert (answer.body, answer.complete) == (body, True)
+
+
+async def test_an_id_that_is_short_and_plain_is_taken(rig: Rig) -> None:
+    """The client's id goes to the upstream, back to the client, and into the log."""
+    head, answer = await seen(rig, b"Host: a", b"X-Request-Id: abc-1.2_X")
+    assert head.get(b"x-request-id") == b"abc-1.2_X"
+    assert answer.get(b"x-request-id") == b"abc-1.2_X"
+    assert (await rig.line())["id"] == "abc-1.2_X"
+
+
+@pytest.mark.parametrize("given", [b"", b"a b", b"a" * 65, b"../../x", b"\xe4", b'"}'])
+async def test_any_other_id_is_replaced(rig: Rig, given: bytes) -> None:
+    """An id is data from outside: what could mean something somewhere is not taken."""
+    head, answer = await seen(rig, b"Host: a", b"X-Request-Id: " + given)
+    made = head.get(b"x-request-id")
+    assert made is not None
+    assert re.fullmatch(b"[0-9a-f]{32}", made)
+    assert answer.get(b"x-request-id") == made
+    assert (await rig.line())["id"] == made.decode()
+
+
+async def test_the_upstreams_own_id_does_not_replace_ours(rig: Rig) -> None:
+    """The client gets one id, and it is the one that the log has."""
+    reply = b"HTTP/1.1 200 OK\r\nX-Request-Id: theirs\r\nContent-Length: 0\r\n\r\n"
+    _, answer = await seen(rig, b"Host: a", b"X-Request-Id: ours", answer=reply)
+    assert answer.get(b"x-request-id") == b"ours"
+
+
+async def test_the_id_is_in_error_bodies(rig: Rig) -> None:
+    """Whoever reports an error can be found in the log."""
+    client = await rig.client(b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\nExpect: x\r\n\r\n")
+    answer = await client.answer()
+    assert b'"request_id": "mine"' in answer.body
+    assert answer.get(b"x-request-id") == b"mine"
+
+
+async def test_event_streams_ask_not_to_be_buffered(rig: Rig) -> None:
+    """Caches and proxies in front of us are told what this is, unless the upstream has told them."""
+    body = b"Transfer-Encoding: chunked\r\n\r\n" + chunked(TOKEN, STOP, DONE) + LAST
+    _, answer = await seen(rig, b"Host: a", answer=STREAM_HEAD + body)
+    assert answer.get(b"cache-control") == b"no-cache"
+    assert answer.get(b"x-accel-buffering") == b"no"
+    own = b"Cache-Control: no-store\r\nX-Accel-Buffering: yes\r\n"
+    _, answer = await seen(rig, b"Host: a", answer=STREAM_HEAD + own + body)
+    assert answer.get(b"cache-control") == b"no-store"
+    assert answer.get(b"x-accel-buffering") == b"yes"
+
+
+async def test_an_answer_has_a_date(rig: Rig) -> None:
+    """A recipient with a clock adds `Date` where it is missing (RFC 9110, section 6.6.1), and only there."""
+    _, answer = await seen(rig, b"Host: a")
+    assert answer.get(b"date") is not None
+    reply = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n"
+    _, answer = await seen(rig, b"Host: a", answer=reply)
+    assert answer.get(b"date") == b"Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+async def test_the_phrase_of_a_status_is_the_standards(rig: Rig) -> None:
+    """What the upstream says behind its status is not passed on; an unknown status has nothing there (T03)."""
+    _, answer = await seen(rig, b"Host: a", answer=OK.replace(b"OK", b"Looks fine"))
+    assert answer.raw.startswith(b"HTTP/1.1 200 OK\r\n")
+    _, answer = await seen(rig, b"Host: a", answer=OK.replace(b"200 OK", b"299 Hm"))
+    assert answer.raw.startswith(b"HTTP/1.1 299 \r\n")
+
+
+# Without a socket.
+
+
+@pytest.mark.parametrize(
+    ("authority", "name"),
+    [
+        (b"LocalHost", b"localhost"),
+        (b"localhost:8080", b"localhost"),
+        (b"localhost:", b"localhost"),
+        (b"[::1]:8080", b"[::1]"),
+        (b"[::1]", b"[::1]"),
+        (b"a.example:1:2", b"a.example:1:2"),
+        (b"localhost.", b"localhost."),
+        (b"", b""),
+    ],
+)
+def test_the_name_in_an_authority(authority: bytes, name: bytes) -> None:
+    """A name is told from its port; what is no authority is no name that anybody allows."""
+    assert host_name(authority) == name
+
+
+def test_an_absolute_target_is_the_host() -> None:
+    """What stands in the target holds over `Host` (RFC 9112, section 3.2.2)."""
+    request = HttpRequest(b"GET", b"http://b.example?q", ((b"host", b"a.example"),))
+    assert target_of(request) == (b"/?q", b"b.example")
+
+
+def test_ids_differ() -> None:
+    """A made id is a new one each time."""
+    assert request_id(None) != request_id(None)
+
+
+def to_upstream(headers: Headers, framing: Counted | NoBody) -> Headers:
+    request = HttpRequest(b"POST", b"/", headers)
+    made = upstream_request(
+        request, framing, authority="u", prefix="", peer="p", scheme="https", trusted=False, request_id="i"
+    )
+    return made.headers
+
+
+def test_the_length_is_written_anew() -> None:
+    """The length that was ruled is the one that is sent; a request without a body has none."""
+    made = to_upstream(((b"content-length", b"5"),), Counted(5))
+    assert [value for name, value in made if name.lower() == b"content-length"] == [b"5"]
+    assert not any(name.lower() == b"content-length" for name, _ in to_upstream((), NoBody()))
