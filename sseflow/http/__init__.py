@@ -12,6 +12,7 @@ from ._codec import last_chunk as last_chunk
 from ._connect import ConnectOptions as ConnectOptions
 from ._connect import Origin as Origin
 from ._connect import connect as connect
+from ._connect import proxy_for as proxy_for
 from ._guard import HeadLimits as HeadLimits
 from ._guard import split_absolute as split_absolute
 from ._listen import Address as Address
@@ -54,6 +55,7 @@ __all__ = [
     "Origin",
     "Pool",
     "PoolOptions",
+    "proxy_for",
     "Request",
     "Response",
     "Server",

@@ -89,7 +89,7 @@ async def connect(origin: Origin, options: ConnectOptions) -> Wire:
         UpstreamTimeout: a deadline passed.
         UpstreamProtocolError: the proxy answered something else than HTTP.
     """
-    proxy = _proxy_for(origin) if options.use_environment and origin.scheme == "https" else None
+    proxy = proxy_for(origin) if options.use_environment else None
     with trio.move_on_after(options.connect_timeout) as scope:
         wire = await _open(proxy or origin)
         if proxy is not None:
@@ -146,8 +146,13 @@ async def _start_tls(wire: SocketWire, origin: Origin, options: ConnectOptions) 
     return stream
 
 
-def _proxy_for(origin: Origin) -> Origin | None:
-    if origin.path is not None:
+def proxy_for(origin: Origin) -> Origin | None:
+    """The proxy that ``HTTPS_PROXY`` and ``NO_PROXY`` say leads to ``origin``, if it is to be reached by https.
+
+    Raises:
+        ConfigurationError: ``HTTPS_PROXY`` is not the address of an HTTP proxy.
+    """
+    if origin.path is not None or origin.scheme != "https":
         return None
     address = urllib.request.getproxies().get("https")
     if not address or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):

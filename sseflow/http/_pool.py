@@ -10,7 +10,7 @@ import attrs
 import h11
 import trio
 
-from .._errors import UpstreamError, UpstreamLost, UpstreamProtocolError
+from .._errors import UpstreamError, UpstreamLost, UpstreamProtocolError, UpstreamTimeout
 from .._items import Head
 from ._codec import BodyError, BodyReader, NoBodyReader, reader_for, response_framing
 from ._connect import ConnectOptions, Origin, connect
@@ -31,6 +31,9 @@ class PoolOptions:
 
     connect: ConnectOptions = ConnectOptions()
     head: HeadLimits = HeadLimits()
+
+    write_timeout: float = 60.0
+    """For one write to an upstream that does not read. A busy one may leave a request lying for a while."""
 
     max_idle: int = 64
     """Idle connections in all. Each holds a descriptor here and there."""
@@ -147,6 +150,7 @@ class Call:
 
         Raises:
             UpstreamLost: the connection is gone.
+            UpstreamTimeout: the upstream did not read for `PoolOptions.write_timeout`.
         """
         self._method = request.method
         self._request_keeps_alive = request.keeps_alive
@@ -155,8 +159,14 @@ class Call:
 
     async def send_body(self, data: bytes, *, last: bool) -> None:
         """Send more bytes, already framed, of the request's body. Raises as `send_request` does."""
+        timeout = self._pool.options.write_timeout
         try:
-            await self._wire.send_all(data)
+            with trio.fail_after(timeout):
+                await self._wire.send_all(data)
+        except trio.TooSlowError:
+            raise UpstreamTimeout(
+                f"{self.origin} did not read the request for {timeout:g} s", reason="connection_write_timeout"
+            ) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._lost("while the request was sent", error) from error
         self._request_done = last

@@ -259,6 +259,11 @@ class ServerConnection:
         await self.send(write_head(connection, response) + body)
 
     @property
+    def client_has_left(self) -> bool:
+        """Whether the client has closed its end; for whoever cannot read at the moment."""
+        return transport(self.wire).peer_has_left()
+
+    @property
     def ahead(self) -> int:
         """Bytes of further requests that have been received."""
         return len(self._buffer)

@@ -145,6 +145,12 @@ class SocketWire(trio.abc.HalfCloseableStream):
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(0))
 
+    def peer_has_left(self) -> bool:
+        """Whether the peer has closed its end, also if bytes that it sent before have not been read yet."""
+        poll = select.poll()
+        poll.register(self._sock, getattr(select, "POLLRDHUP", 0))  # a reset is told in any case
+        return bool(poll.poll(0))
+
     async def aclose(self) -> None:
         """Close the socket; tasks that wait for it get `trio.ClosedResourceError`."""
         self.close()

@@ -44,6 +44,7 @@ class App:
                     tls_timeout=settings.connect_timeout,
                 ),
                 head=settings.upstream_head,
+                write_timeout=settings.upstream_write_timeout,
                 max_idle=settings.max_idle,
                 max_idle_time=settings.max_idle_time,
             )

@@ -13,7 +13,7 @@ import attrs
 import truststore
 
 from .. import ConfigurationError
-from ..http import Address, HeadLimits, Origin, ServerLimits
+from ..http import Address, HeadLimits, Origin, ServerLimits, proxy_for
 from ._settings import Network, Settings
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
@@ -41,7 +41,8 @@ exit status:
   1  something was cut, or it could not start (an address in use, for example)
   2  the command line is wrong
 
-/-/health answers as long as the process lives; /-/ready answers 503 as soon as it drains.
+/-/health answers as long as the process lives. /-/ready answers 503 as soon as it drains, to requests that were on
+their way; new connections are refused then.
 """
 
 
@@ -123,7 +124,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         type=_network,
         default=[],
-        help="peers whose X-Forwarded-* fields are believed, like 10.0.0.0/8; may be given several times",
+        help="peers whose X-Forwarded-* fields are believed, like 10.0.0.0/8, or unix for those on Unix sockets; "
+        "may be given several times",
     )
     trust.add_argument(
         "--allow-host",
@@ -159,10 +161,13 @@ def parser() -> argparse.ArgumentParser:
          "to connect to the upstream, and again for TLS"),
         ("--upstream-head-timeout", _seconds, settings["upstream_head_timeout"].default,
          "for the head of the upstream's answer; 0: none, since models think"),
+        ("--upstream-write-timeout", _positive, settings["upstream_write_timeout"].default,
+         "for one write of a request to an upstream that does not read"),
         ("--idle-timeout", _seconds, settings["idle_timeout"].default, "of silence in the upstream's answer; 0: none"),
         ("--linger", _positive, settings["linger"].default, "for an upstream that stays open behind its last event"),
     ):  # fmt: skip
-        limits.add_argument(flag, type=kind, metavar="N", default=default, help=f"{text} (default: %(default)g)")
+        form = "d" if kind is _size else "g"
+        limits.add_argument(flag, type=kind, metavar="N", default=default, help=f"{text} (default: %(default){form})")
     return p
 
 
@@ -179,6 +184,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         raise ConfigurationError("--tls-cert and --tls-key go together: one was given without the other")
     # The demo's port is known once it listens.
     upstream = Origin("http", "127.0.0.1", 0) if options.demo else options.upstream
+    proxy_for(upstream)  # what the environment says had better be right from the start
     heads = HeadLimits(
         max_head=options.max_head,
         max_fields=options.max_fields,
@@ -205,13 +211,15 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         max_connections=options.max_connections,
         connect_timeout=options.connect_timeout,
         upstream_head_timeout=options.upstream_head_timeout,
+        upstream_write_timeout=options.upstream_write_timeout,
         idle_timeout=options.idle_timeout,
         max_line=options.max_line,
         max_idle=options.max_idle,
         max_idle_time=options.max_idle_time,
         linger=options.linger,
         drain=options.drain,
-        trusted=tuple(options.trusted),
+        trusted=tuple(network for network in options.trusted if network is not None),
+        trust_unix=None in options.trusted,
         hosts=frozenset(hosts),
         trailers=frozenset(name.lower().encode() for name in options.allow_trailer),
     )
@@ -280,7 +288,10 @@ def _size(text: str) -> int:
     return int(text)
 
 
-def _network(text: str) -> Network:
+def _network(text: str) -> Network | None:
+    """A network; None for ``unix``."""
+    if text == "unix":
+        return None
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:

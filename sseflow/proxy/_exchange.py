@@ -113,7 +113,11 @@ class Exchange:
             self._log()
 
     def check_time(self, now: float) -> None:
-        """End the exchange if a deadline of its relay has passed."""
+        """End the exchange if its client has left unnoticed, or if a deadline of its relay has passed."""
+        if not self._incoming.body_done and self._incoming.connection.client_has_left:
+            # While the upstream does not read the request, nobody reads the client.
+            self._leave()
+            return
         relay = self._relay
         if relay is None or relay.reading_since is None:
             return
@@ -149,6 +153,9 @@ class Exchange:
             return
         except trio.BrokenResourceError:
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         self._gone = True
         self._interrupt(Closed())
 
@@ -157,17 +164,17 @@ class Exchange:
         call = self._call
         assert call is not None
         counted = isinstance(self._incoming.body_framing, Counted)
-        # An upstream that answers early may stop reading. What it answers is the main task's affair.
-        upstream_reads = True
-        while data := await self._incoming.receive_body():
-            if upstream_reads:
-                try:
-                    await call.send_body(data if counted else frame_chunk(data), last=False)
-                except UpstreamLost:
-                    upstream_reads = False
-        if upstream_reads:
-            with contextlib.suppress(UpstreamLost):
-                await call.send_body(b"" if counted else last_chunk(), last=True)
+        try:
+            while data := await self._incoming.receive_body():
+                await call.send_body(data if counted else frame_chunk(data), last=False)
+            await call.send_body(b"" if counted else last_chunk(), last=True)
+        except UpstreamLost:
+            pass  # an upstream that answers early may stop reading; what it answers is the main task's affair
+        except UpstreamTimeout as error:
+            if self._relay is None:
+                self.stop(error)
+        while await self._incoming.receive_body():
+            pass  # nobody wants the rest
 
     # Answering.
 

@@ -91,7 +91,9 @@ def upstream_request(
         headers.append((b"Transfer-Encoding", b"chunked"))
     # Nothing here can decode; what is not asked for is not sent.
     headers.append((b"Accept-Encoding", b"identity"))
-    headers.append((b"X-Forwarded-For", b", ".join([*before, peer.encode()])))
+    # A peer on a Unix socket has no address: what it says for whom it came is enough.
+    forwarded_for = before if before and peer == "unix" else [*before, b"unknown" if peer == "unix" else peer.encode()]
+    headers.append((b"X-Forwarded-For", b", ".join(forwarded_for)))
     if b"x-forwarded-host" not in names:
         headers.append((b"X-Forwarded-Host", host))
     if b"x-forwarded-proto" not in names:

@@ -35,6 +35,9 @@ class Settings:
     idle_timeout: float = 300.0
     """Of silence in the upstream's answer; any byte counts. 0: none."""
 
+    upstream_write_timeout: float = 60.0
+    """For one write of a request to an upstream that does not read."""
+
     linger: float = 1.0
     """How long an upstream may stay open behind its dialect's terminator."""
 
@@ -47,6 +50,9 @@ class Settings:
     trusted: tuple[Network, ...] = ()
     """Peers whose ``X-Forwarded-*`` fields are believed."""
 
+    trust_unix: bool = False
+    """Whether those of peers on Unix sockets are."""
+
     hosts: frozenset[bytes] = frozenset()
     """Names, without ports and in lower case, that ``Host`` may have; empty: any."""
 
@@ -54,7 +60,9 @@ class Settings:
     """Trailers, in lower case, that are passed on to clients."""
 
     def trusts(self, peer: str) -> bool:
-        """Whether ``peer``, an IP address, is among the trusted."""
+        """Whether ``peer``, an IP address or ``unix``, is among the trusted."""
+        if peer == "unix":
+            return self.trust_unix
         try:
             address = ipaddress.ip_address(peer)
         except ValueError:

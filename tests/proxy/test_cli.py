@@ -23,12 +23,14 @@ OPTIONS = {
     "upstream": ("--upstream", "https://a.example/v1"),
     "listen": ("--listen", "[::1]:0"),
     "trusted": ("--trusted", "10.0.0.0/8"),
+    "trust_unix": ("--trusted", "unix"),
     "hosts": ("--allow-host", "A.example"),
     "trailers": ("--allow-trailer", "X-Checksum"),
     "drain": ("--drain", "0"),
     "max_connections": ("--max-connections", "7"),
     "connect_timeout": ("--connect-timeout", "7.5"),
     "upstream_head_timeout": ("--upstream-head-timeout", "7.5"),
+    "upstream_write_timeout": ("--upstream-write-timeout", "7.5"),
     "idle_timeout": ("--idle-timeout", "0"),
     "linger": ("--linger", "7.5"),
     "max_line": ("--max-line", "7"),
@@ -184,6 +186,18 @@ def test_files_of_tls_are_read(tmp_path: Path) -> None:
     assert len(settings.upstream_tls.get_ca_certs()) == 1
     assert parse(["--upstream", "https://a"]).settings.upstream_tls is not None
     assert parse(UPSTREAM).settings.upstream_tls is None
+
+
+def test_a_proxy_that_cannot_be_used_is_said_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `HTTPS_PROXY` says is looked at before anybody connects, and only if it is needed."""
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1")
+    parse(UPSTREAM)
+    with pytest.raises(SystemExit) as raised:
+        main(["--upstream", "https://a.example"])
+    assert raised.value.code == 2
+    assert "HTTPS_PROXY" in capsys.readouterr().err
 
 
 def test_an_error_is_of_ours() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TypeAlias
 
 import pytest
+import trio
 import trio.testing
 
 from .peers import Peer, chunked
-from .rig import CHAT, DONE, LAST, STOP, STREAM, TOKEN, Rig
+from .rig import CHAT, DONE, LAST, STOP, STREAM, TOKEN, Rig, Starter
 
 Leave: TypeAlias = Callable[[Peer], object]
 
@@ -133,3 +135,43 @@ async def test_a_client_that_sends_ahead_and_leaves(rig: Rig) -> None:
     client.close()
     await gone(rig, upstream, status=0)
     assert rig.upstream.nobody_waits()
+
+
+#: More than all buffers between a client and an upstream that does not read.
+FLOOD = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000\r\n\r\n"
+
+
+async def flood(client: Peer) -> None:
+    """Send a body until nobody takes any more of it, or the connection breaks."""
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while True:
+            await client.stream.send_all(b"x" * 65536)
+
+
+async def test_while_the_upstream_does_not_read_its_body(rig: Rig) -> None:
+    """Where a body cannot be passed on nobody reads the client either; a reset is noticed all the same.
+
+    An orderly end is not: it stands in line behind the bytes that nobody reads.
+    """
+    client, upstream = await rig.reach_head(FLOOD)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood, client)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        client.reset()
+    line = await rig.line()
+    assert (line["verdict"], line["status"]) == ("client_gone", 0)
+    assert upstream.head.get(b"content-length") == b"60000000"
+
+
+async def test_an_upstream_that_does_not_read_is_given_up(starter: Starter) -> None:
+    """A request that is not read in time is a 504, and is not to be sent again."""
+    rig = await starter(upstream_write_timeout=0.1)
+    client, _ = await rig.reach_head(FLOOD)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood, client)
+        answer = await client.answer()
+        nursery.cancel_scope.cancel()
+    assert (answer.status, answer.get(b"x-should-retry")) == (504, b"false")
+    line = await rig.line()
+    assert line["verdict"] == "upstream_lost"
+    assert "did not read the request" in line["error"]

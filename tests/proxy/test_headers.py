@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 
 import pytest
 
-from sseflow.http import Counted, Headers, NoBody, Origin
+from sseflow.http import Address, Counted, Headers, NoBody, Origin
 from sseflow.http import Request as HttpRequest
 from sseflow.proxy._headers import VIA_NAME, host_name, request_id, target_of, upstream_request
 
@@ -133,6 +134,18 @@ async def test_forwarded_fields_of_the_trusted_are_kept(starter: Starter) -> Non
     assert head.get(b"forwarded") == b"for=1"
     head, _ = await seen(rig, b"Host: a")
     assert head.get(b"x-forwarded-for") == b"127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "expected"), [(False, b"unknown"), (True, b"1.2.3.4")], ids=["stranger", "trusted"]
+)
+async def test_a_peer_on_a_unix_socket_has_no_address(
+    starter: Starter, tmp_path: Path, trusted: bool, expected: bytes
+) -> None:
+    """What comes through a Unix socket is `unknown`, or, if that is trusted, whoever it says it comes for."""
+    rig = await starter(addresses=(Address(path=str(tmp_path / "s")),), trust_unix=trusted)
+    head, _ = await seen(rig, b"Host: a", *FORWARDED)
+    assert head.get(b"x-forwarded-for") == expected
 
 
 async def test_the_host_is_the_upstreams(rig: Rig) -> None:
