@@ -4,6 +4,9 @@
 # the reader has left or a deadline has passed, calls `stop`, which notes the ending and cancels a scope. It waits for
 # nobody and owns nothing, so it cannot block, and the pump cannot wait for it. State changes only between awaits.
 #
+# `wake` cancels, too, but only a read, which loses no byte; then the stages are asked again. Had the read just brought
+# something, that is written outside of the cancelled scope: a write that is cut cannot be taken back.
+#
 # Everything is closed and the outcome is made in one `finally`, shielded and bounded in time.
 
 from __future__ import annotations
@@ -114,6 +117,8 @@ class Relay:
         self._record = record
         self._close_timeout = close_timeout
         self._scope = trio.CancelScope()
+        self._nap = trio.CancelScope()  # around reads, and never cancelled in a write
+        self._woken = False
         self._stopped: End | None = None
         self._finished = False
         self._committed = False
@@ -138,6 +143,12 @@ class Relay:
         if self._stopped is None:
             self._stopped = end
             self._scope.cancel()
+
+    def wake(self) -> None:
+        """Have the stages asked for the head again, if the pump waits for bytes. Returns at once; loses none."""
+        if self.reading_since is not None:
+            self._woken = True
+            self._nap.cancel()
 
     async def run(self) -> Outcome:
         """Relay until the stream ends; close the source, finish the sink, and say what became of it.
@@ -175,10 +186,23 @@ class Relay:
 
     async def _pump(self) -> None:
         """Read and write in turn until the pipeline has ended and the sink knows."""
-        feed = self._pipeline.feed
-        receive = self._source.receive_some
         await self._write(self._pipeline.head(self._head) if self._head is not None else [])
         while self._pipeline.ending is None:
+            self._woken = False
+            items: list[Item] | None = None
+            with self._nap:
+                items = await self._pump_until_woken()
+            if items is None:
+                self.reading_since = None
+                items = self._pipeline.feed(b"")
+            self._nap = trio.CancelScope()
+            await self._write(items)
+
+    async def _pump_until_woken(self) -> list[Item]:
+        """Pump; return what is still to be written when the pipeline has ended, or `wake` came together with bytes."""
+        feed = self._pipeline.feed
+        receive = self._source.receive_some
+        while True:
             self.reading_since = trio.current_time()
             try:
                 data = await receive()
@@ -194,7 +218,10 @@ class Relay:
                 else:
                     items = self._pipeline.end(Eof())
             self.reading_since = None
-            await self._write(items)
+            if self._woken or self._pipeline.ending is not None:
+                return items
+            if not await self._write(items):
+                return []
 
     async def _give_last(self, end: End) -> None:
         """End a stream that was stopped. Between two writes the sink may still have what the stages held back."""
@@ -203,8 +230,8 @@ class Relay:
             with trio.move_on_after(self._close_timeout):
                 await self._write(items)
 
-    async def _write(self, items: list[Item]) -> None:
-        """Give items to the sink. If it cannot take them the reader has left, and the stream is `Closed`."""
+    async def _write(self, items: list[Item]) -> bool:
+        """Give items to the sink. False: it cannot take them, so the reader has left, and the stream is `Closed`."""
         try:
             if items and isinstance(items[0], Head):
                 items = await self._commit(items[0], items[1:])
@@ -220,6 +247,8 @@ class Relay:
         except Exception as error:
             self._write_error = error
             self._pipeline.end(Closed())
+            return False
+        return True
 
     async def _commit(self, head: Head, items: list[Item]) -> list[Item]:
         """Send the head, with the first bytes behind it if they are there; return what is left."""

@@ -156,8 +156,8 @@ class Chain(Stage[B]):
         self._fed = tuple(flat[at] for at in fed)
         self._depths = tuple(at + 1 for at in fed)
         self._feeds = tuple(stage.feed for stage in self._fed)
-        self._rests: list[Stage[B]] = []
-        self._broken: set[int] = set()  # the identities of stages that raised
+        self._rests: tuple[Stage[B], ...] = ()
+        self._broken: frozenset[int] = frozenset()  # the identities of stages that raised
 
     def head(self, head: Head, /) -> Head | None:
         answer, ready = self._ask(head)
@@ -185,7 +185,7 @@ class Chain(Stage[B]):
 
     def _fail(self, at: int, error: Exception) -> NoReturn:
         """Note that the stage ``at`` (of those that are fed) raised, and raise what is to become of it."""
-        self._broken.add(id(self._fed[at]))
+        self._broken |= {id(self._fed[at])}
         self._feeds = (*self._feeds[:at], _swallow)
         if not isinstance(error, Cut):
             raise error
@@ -204,7 +204,7 @@ class Chain(Stage[B]):
             try:
                 stage.rest(piece, last)
             except Exception:
-                self._broken.add(id(stage))
+                self._broken |= {id(stage)}
                 raise
 
     def end(self, end: End, /) -> tuple[B | None, End]:
@@ -241,7 +241,7 @@ class Chain(Stage[B]):
         except Exception as error:
             self._fail(at, error)
         concerned = self.stages[:depth] if depth else self.stages
-        self._rests = [stage for stage in concerned if _overrides(stage, "rest")]
+        self._rests = tuple(stage for stage in concerned if _overrides(stage, "rest"))
         return batch, not depth
 
 

@@ -220,6 +220,7 @@ class Call:
             framing = response_framing(self._method, event.status_code, headers, event.http_version)
         except BodyError as error:
             raise _malformed(str(error)) from error
+        del self._protocol  # nothing more is read by it, and a stream may be open for long
         self._reader = reader_for(framing)
         self.http_version = event.http_version
         self._response = Response(Head(event.status_code, headers), event.http_version)

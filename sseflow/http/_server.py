@@ -420,6 +420,7 @@ class Incoming:
         framing = response_framing(self.request.method, head.status, lowered, b"1.1")
         event = h11.Response(status_code=head.status, headers=headers, reason=reason_phrase(head.status))
         out = write_head(self._protocol, event)
+        del self._protocol  # nothing more is written by it, and a stream may be open for long
         self._framing = framing
         if isinstance(framing, Counted):
             self._counted = CountedWriter(framing.length)

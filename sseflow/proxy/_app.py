@@ -96,7 +96,7 @@ class App:
         self._server.cancel()
 
     async def _sweep(self) -> None:
-        deadlines = [self.settings.linger, self.settings.idle_timeout / 2, SWEEP]
+        deadlines = [self.settings.linger, self.settings.gate_open_after / 2, self.settings.idle_timeout / 2, SWEEP]
         interval = min(deadline for deadline in deadlines if deadline > 0)
         while True:
             await trio.sleep(interval)

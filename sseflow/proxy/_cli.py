@@ -163,6 +163,8 @@ def parser() -> argparse.ArgumentParser:
          "for the head of the upstream's answer; 0: none, since models think"),
         ("--upstream-write-timeout", _positive, settings["upstream_write_timeout"].default,
          "for one write of a request to an upstream that does not read"),
+        ("--gate-open-after", _seconds, settings["gate_open_after"].default,
+         "until an answer is begun though its stream holds no data yet; 0: never"),
         ("--idle-timeout", _seconds, settings["idle_timeout"].default, "of silence in the upstream's answer; 0: none"),
         ("--linger", _positive, settings["linger"].default, "for an upstream that stays open behind its last event"),
     ):  # fmt: skip
@@ -212,6 +214,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         connect_timeout=options.connect_timeout,
         upstream_head_timeout=options.upstream_head_timeout,
         upstream_write_timeout=options.upstream_write_timeout,
+        gate_open_after=options.gate_open_after,
         idle_timeout=options.idle_timeout,
         max_line=options.max_line,
         max_idle=options.max_idle,

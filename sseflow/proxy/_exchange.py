@@ -75,6 +75,7 @@ class Exchange:
         self._gone = False
         self._standard: StandardPipeline | None = None
         self._outcome: Outcome | None = None
+        self._head_at = 0.0  # when the upstream's head had come
         self._first_data: float | None = None
         self._verdict: Verdict | None = None
         self._error: Exception | None = None
@@ -121,12 +122,17 @@ class Exchange:
         relay = self._relay
         if relay is None or relay.reading_since is None:
             return
+        settings = self._settings
         silent = now - relay.reading_since
-        if self._standard is not None and self._standard.watch.terminated and silent >= self._settings.linger:
+        standard = self._standard
+        if standard is not None and standard.watch.terminated and silent >= settings.linger:
             relay.stop(Eof())
-        elif 0 < self._settings.idle_timeout <= silent:
-            message = f"the upstream sent nothing for {self._settings.idle_timeout:g} s"
+        elif 0 < settings.idle_timeout <= silent:
+            message = f"the upstream sent nothing for {settings.idle_timeout:g} s"
             relay.stop(Failed(UpstreamTimeout(message, reason=IDLE_REASON)))
+        elif standard is not None and not standard.gate.is_open and 0 < settings.gate_open_after <= now - self._head_at:
+            standard.gate.open()
+            relay.wake()
 
     # Reading the client.
 
@@ -252,6 +258,7 @@ class Exchange:
     async def _relay_answer(self, head: Head) -> None:
         assert self._call is not None
         call, self._call = self._call, None
+        self._head_at = trio.current_time()
         incoming = self._incoming
         incoming.verbatim = call
         incoming.allowed_trailers = self._settings.trailers

@@ -32,6 +32,10 @@ class Settings:
     upstream_head_timeout: float = 0.0
     """Until the upstream's head has come; 0: none, since a model may think for long before its first word."""
 
+    gate_open_after: float = 15.0
+    """Until an answer is begun though its stream holds no data yet; 0: never. Clients wait for a head less patiently
+    than for a token, and what is in front of us, too. From then on a failure can no longer be a status."""
+
     idle_timeout: float = 300.0
     """Of silence in the upstream's answer; any byte counts. 0: none."""
 

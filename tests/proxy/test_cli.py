@@ -31,6 +31,7 @@ OPTIONS = {
     "connect_timeout": ("--connect-timeout", "7.5"),
     "upstream_head_timeout": ("--upstream-head-timeout", "7.5"),
     "upstream_write_timeout": ("--upstream-write-timeout", "7.5"),
+    "gate_open_after": ("--gate-open-after", "0"),
     "idle_timeout": ("--idle-timeout", "0"),
     "linger": ("--linger", "7.5"),
     "max_line": ("--max-line", "7"),

@@ -178,7 +178,7 @@ async def test_a_silent_upstream_is_given_up(
     starter: Starter, jumping_clock: trio.testing.MockClock, committed: bool
 ) -> None:
     """Too long without a byte: cut, or a 504 if nothing was sent yet. Any byte begins the time anew."""
-    rig = await starter(idle_timeout=20)
+    rig = await starter(idle_timeout=20, gate_open_after=0)
     client, upstream = await rig.reach(CHAT)
     await upstream.send(STREAM + chunked(TOKEN if committed else b": processing\n\n"))
     await trio.sleep(19)
@@ -189,6 +189,20 @@ async def test_a_silent_upstream_is_given_up(
     assert (line["verdict"], line["ended_by"]) == ("stalled_idle", "proxy")
     assert 39 <= line["duration"] <= 42
     assert "20 s" in line["error"]
+
+
+async def test_the_gate_opens_when_its_time_is_up(starter: Starter, jumping_clock: trio.testing.MockClock) -> None:
+    """A client waits for its head no longer than that, though there is no data yet; not one byte of it is lost."""
+    rig = await starter(gate_open_after=15)
+    client, upstream = await rig.reach(CHAT)
+    await upstream.send(STREAM + chunked(b": processing\n\n"))
+    began = trio.current_time()
+    assert b"HTTP/1.1 200 OK\r\n" in await client.until(b"\r\n\r\n")
+    assert 15 <= trio.current_time() - began <= 17
+    await upstream.send(chunked(TOKEN, STOP, DONE) + LAST)
+    assert await client.until(LAST) == b"".join([chunked(TOKEN, STOP, DONE), LAST])
+    line = await rig.line()
+    assert (line["verdict"], line["comments"], line["events"]) == ("complete", 1, 3)
 
 
 async def test_behind_the_terminator_there_is_a_moment(rig: Rig, jumping_clock: trio.testing.MockClock) -> None:

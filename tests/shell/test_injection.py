@@ -148,6 +148,20 @@ def test_a_relay_survives_every_pair_of_stops() -> None:
     assert inject(holding, UNFINISHED, kinds=kinds, pairs=True).runs > 1000
 
 
+def woken(rig: Rig) -> Scenario:
+    """A relay that can be woken, as when a gate's time is up."""
+    relay = standard(rig)
+    return Scenario(run=relay.run, close=lambda: relay.stop(Closed()), faults={"wake": relay.wake})
+
+
+@pytest.mark.parametrize("stream", [SHUT, OPEN], ids=["gate-shut", "gate-open"])
+def test_waking_a_relay_changes_nothing(stream: list[bytes]) -> None:
+    """Woken at any checkpoint, and at any two, it goes on to the same end; with other faults it survives as without."""
+    report = inject(woken, stream, kinds=("wake",), pairs=True)
+    assert len(report.endings) == 1
+    inject(woken, stream, kinds=("wake", "cancel", "close", "write error"), pairs=True)
+
+
 @pytest.mark.parametrize("ending", [Failed(ConnectionResetError("reset")), None], ids=["fails", "stays-open"])
 def test_a_relay_survives_whatever_its_upstream_does(ending: Failed | None) -> None:
     """An upstream that fails by itself, and one that never ends until it is closed."""

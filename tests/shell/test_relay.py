@@ -407,3 +407,56 @@ async def test_types_other_than_bytes_are_taken(autojump_clock: trio.testing.Moc
     assert sink.log == [b"a", Eof()]
     assert type(sink.log[0]) is bytes
     assert outcome.ended < math.inf
+
+
+async def test_waking_lets_a_head_go(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever opens a gate wakes the relay: the head leaves while the source is silent, and what comes then follows."""
+    gate = CommitGate()
+    sink = Sink()
+    relay = Relay(Source(b": a\n\n", FOREVER), Pipeline(by_line(gate)), sink, head=HEAD)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.run)
+        await trio.sleep(10)
+        assert sink.log == []
+        gate.open()
+        relay.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        assert sink.log == [HEAD, b": a\n\n"]
+        relay.stop(Closed())
+
+
+async def test_waking_together_with_bytes_loses_none(autojump_clock: trio.testing.MockClock) -> None:
+    """A read that has just been served when `wake` is called is written, not cancelled."""
+
+    class Slow(Sink):
+        async def send_all(self, data: bytes) -> None:
+            await trio.sleep(1)
+            await super().send_all(data)
+
+    send, receive = trio.testing.memory_stream_one_way_pair()
+    sink = Slow()
+    relay = Relay(receive, Pipeline(), sink)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.run)
+        await trio.testing.wait_all_tasks_blocked()
+        for data in (b"a", b"b"):
+            await send.send_all(data)
+            relay.wake()
+            await trio.sleep(5)
+        await send.aclose()
+    assert sink.log == [b"a", b"b", Eof()]
+
+
+async def test_waking_a_relay_that_writes_does_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    """A write is never cut by it, and before the start and behind the end it is nobody's business."""
+    sink = Sink(sleeps="data")
+    relay = Relay(Source(b"a", b"b"), Pipeline(), sink)
+    relay.wake()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.run)
+        await trio.sleep(5)
+        relay.wake()
+        await trio.sleep(5)
+        assert sink.log == [b"a"]
+        relay.stop(Closed())
+    relay.wake()
