@@ -29,8 +29,11 @@ class Reading:
     ended: bool = False
     """With it the answer is complete. More may follow: usage, or the terminator."""
 
+    final: bool = False
+    """Nothing of the answer comes behind it."""
+
     terminator: bool = False
-    """It is the dialect's own last event, and holds nothing else."""
+    """It is the dialect's own last word, and holds nothing else."""
 
     error: DialectError | None = None
     usage: Mapping[str, object] | None = None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 from .._events import Event
 from ._dialect import Dialect, DialectError, Reading
+from ._json import as_object, decode, error_of, model_in
 
 _DONE = b"[DONE]"
 
@@ -18,7 +18,6 @@ _TEXT = b'"content":"'
 _BACKSLASH = ord("\\")
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
 _ERROR_VALUE = re.compile(rb'\s*:\s*[{"]')
-_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*+")')
 _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{}]')
 
 _ERROR_WITHIN = 1024
@@ -26,7 +25,7 @@ _ERROR_WITHIN = 1024
 
 _READ_CONTENT = Reading(content=True)
 _READ_NOTHING = Reading()
-_READ_DONE = Reading(ended=True, terminator=True)
+_READ_DONE = Reading(ended=True, final=True, terminator=True)
 
 
 class OpenAIChat(Dialect):
@@ -54,21 +53,17 @@ class OpenAIChat(Dialect):
         return _READ_CONTENT if _has_content(data) else _READ_NOTHING
 
     def _read_marked(self, event: Event) -> Reading:
-        try:
-            chunk = json.loads(event.data)
-        except (ValueError, RecursionError):
+        chunk = decode(event.data)
+        if chunk is None:
             # It is the client's to complain of; of an error we still say that it is one.
-            chunk = None
-        if not isinstance(chunk, dict):
             return Reading(error=DialectError()) if self.is_error(event.type, event.data) else _READ_NOTHING
         choices = chunk.get("choices")
-        usage = chunk.get("usage")
         error = chunk.get("error") or (chunk if event.type == b"error" else None)
         return Reading(
             content=_has_content(event.data),
             ended=isinstance(choices, list) and any(isinstance(c, dict) and c.get("finish_reason") for c in choices),
-            error=_error(error) if error else None,
-            usage=usage if isinstance(usage, dict) else None,
+            error=error_of(error) if error else None,
+            usage=as_object(chunk.get("usage")),
         )
 
     def _read_window(self, event: Event) -> Reading:
@@ -79,13 +74,7 @@ class OpenAIChat(Dialect):
         )
 
     def model(self, data: bytes, /) -> str | None:
-        found = _MODEL.search(data)
-        if found is None:
-            return None
-        try:
-            return str(json.loads(found[1]))
-        except ValueError:
-            return None
+        return model_in(data)
 
     def text_span(self, data: bytes, /) -> tuple[int, int] | None:
         start = data.find(_TEXT) + len(_TEXT)
@@ -101,11 +90,9 @@ class OpenAIChat(Dialect):
             return True
         if b'"error"' not in data:
             return False
-        try:
-            chunk = json.loads(data)
-        except (ValueError, RecursionError):  # the beginning of a long line, or no JSON at all
-            return _begins_with_error(data)
-        return isinstance(chunk, dict) and bool(chunk.get("error"))
+        chunk = decode(data)
+        # None is the beginning of a long line, or no object at all.
+        return _begins_with_error(data) if chunk is None else bool(chunk.get("error"))
 
 
 def _has_content(data: bytes) -> bool:
@@ -126,14 +113,3 @@ def _begins_with_error(data: bytes) -> bool:
             case b'"error"' if depth == 1 and _ERROR_VALUE.match(data, found.end()):
                 return True
     return False
-
-
-def _error(value: object) -> DialectError:
-    if not isinstance(value, dict):
-        return DialectError(message=str(value))
-
-    def text(key: str) -> str | None:
-        part = value.get(key)
-        return None if part is None else str(part)
-
-    return DialectError(message=text("message"), type=text("type"), code=text("code"))

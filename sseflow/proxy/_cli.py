@@ -63,16 +63,20 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    settings = attrs.fields_dict(Settings)
-    server = attrs.fields_dict(ServerLimits)
-    heads = attrs.fields_dict(HeadLimits)
-
     p = _Parser(
         prog="python -m sseflow.proxy",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_general(p)
+    _add_tls(p)
+    _add_trust(p)
+    _add_limits(p)
+    return p
+
+
+def _add_general(p: argparse.ArgumentParser) -> None:
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--upstream",
@@ -92,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
         "--drain",
         type=_seconds,
         metavar="SECONDS",
-        default=settings["drain"].default,
+        default=attrs.fields(Settings).drain.default,
         help="for live streams, once it was told to end (default: %(default)g)",
     )
     p.add_argument(
@@ -108,6 +112,8 @@ def parser() -> argparse.ArgumentParser:
         help="mean time between two tokens of the demo upstream (default: %(default)g)",
     )
 
+
+def _add_tls(p: argparse.ArgumentParser) -> None:
     tls = p.add_argument_group("TLS")
     tls.add_argument(
         "--tls-cert", metavar="FILE", help="certificate chain (PEM), to speak https on the addresses listened on"
@@ -117,6 +123,8 @@ def parser() -> argparse.ArgumentParser:
         "--upstream-ca", metavar="FILE", help="trust these authorities (PEM) for the upstream, instead of the system's"
     )
 
+
+def _add_trust(p: argparse.ArgumentParser) -> None:
     trust = p.add_argument_group("trust")
     trust.add_argument(
         "--trusted",
@@ -142,6 +150,11 @@ def parser() -> argparse.ArgumentParser:
         help="a trailer of the upstream that is passed on; all others are dropped",
     )
 
+
+def _add_limits(p: argparse.ArgumentParser) -> None:
+    settings = attrs.fields_dict(Settings)
+    server = attrs.fields_dict(ServerLimits)
+    heads = attrs.fields_dict(HeadLimits)
     limits = p.add_argument_group("limits", "sizes in bytes, times in seconds")
     for flag, kind, default, text in (
         ("--max-head", _size, heads["max_head"].default, "head of a request, or of the upstream's answer"),
@@ -170,7 +183,6 @@ def parser() -> argparse.ArgumentParser:
     ):  # fmt: skip
         form = "d" if kind is _size else "g"
         limits.add_argument(flag, type=kind, metavar="N", default=default, help=f"{text} (default: %(default){form})")
-    return p
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:

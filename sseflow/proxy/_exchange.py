@@ -29,7 +29,7 @@ from .. import (
     UpstreamTimeout,
     is_event_stream,
 )
-from ..dialects import Dialect, OpenAIChat, PlainSSE
+from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE
 from ..http import Call, Counted, Headers, Incoming, NoBody, Request, WriteTimeout, frame_chunk, last_chunk
 from ._headers import client_head, end_to_end, plain_head, request_id, target_of, upstream_request
 from ._log import plain
@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 SMALL_BODY = 64 * 1024
 """A request's body up to this is received whole before the upstream is called: one write, and it can be repeated."""
 
+_DIALECTS: dict[bytes, type[Dialect]] = {
+    b"/chat/completions": OpenAIChat,
+    b"/responses": OpenAIResponses,
+    b"/messages": AnthropicMessages,
+}
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 _NOT_AGAIN = (b"x-should-retry", b"false")
 
@@ -54,7 +59,8 @@ def error_body(status: int, message: str, request_id: str) -> bytes:
 
 def dialect_for(path: bytes) -> Dialect:
     """What the streams of a path speak."""
-    return OpenAIChat() if path.partition(b"?")[0].endswith(b"/chat/completions") else PlainSSE()
+    path = path.partition(b"?")[0]
+    return next((dialect() for end, dialect in _DIALECTS.items() if path.endswith(end)), PlainSSE())
 
 
 class Exchange:

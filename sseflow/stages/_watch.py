@@ -27,13 +27,13 @@ class Watch(Stage[Events]):
         """The dialect's own end was seen; with `PlainSSE` there is none."""
 
         self.terminated = False
-        """The dialect's terminator was seen: nothing of the answer can come any more."""
+        """Nothing of the answer can come any more: the dialect's last event was seen."""
 
         self.error: DialectError | None = None
         """The first error that stood in the stream."""
 
         self.usage: Mapping[str, object] | None = None
-        """The last usage object."""
+        """What the usage objects said, later ones over earlier ones."""
 
         self.model: str | None = None
         """The name of the model that answers, as the upstream calls it."""
@@ -53,16 +53,16 @@ class Watch(Stage[Events]):
             reading = read(event)
             if reading.content:
                 self.content += 1
-            if reading.terminator:
+            if reading.final:
                 self.terminated = True
-            else:
+            if not reading.terminator:
                 self.events += 1
             if reading.ended:
                 self.ended = True
             if reading.error is not None and self.error is None:
                 self.error = reading.error
             if reading.usage is not None:
-                self.usage = reading.usage
+                self.usage = {**(self.usage or {}), **reading.usage}
             if self.model is None:
                 self.model = self.dialect.model(event.data)
             if reading == _NOTHING_BUT_CONTENT:

@@ -57,14 +57,7 @@ async def test_an_answer_in_one_piece_is_the_same(demo: Running, proxy: RunningP
 
 @pytest.mark.parametrize(
     "script",
-    [
-        pytest.param(
-            clean_end,
-            marks=pytest.mark.xfail(reason="the proxy does not read this dialect yet: to it any clean end is an end"),
-        ),
-        mid_event,
-        broken,
-    ],
+    [clean_end, mid_event, broken],
 )
 async def test_a_cut_stream_raises(nursery: trio.Nursery, script: Callable[[bytes], Script]) -> None:
     """However an upstream stops early, whoever reads the stream gets an exception."""

@@ -89,6 +89,34 @@ async def test_a_stream_without_data_becomes_a_status(
     assert (line["verdict"], line["status"]) == (verdict, 502)
 
 
+@pytest.mark.parametrize(
+    ("path", "begin", "end"),
+    [
+        (
+            b"/v1/messages",
+            b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n',
+            b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+        ),
+        (
+            b"/openai/v1/responses?x=1",
+            b'event: response.created\ndata: {"type":"response.created"}\n\n',
+            b'event: response.completed\ndata: {"type":"response.completed","response":{}}\n\n',
+        ),
+    ],
+    ids=["anthropic", "responses"],
+)
+async def test_each_dialect_has_its_own_end(rig: Rig, path: bytes, begin: bytes, end: bytes) -> None:
+    """With its dialect's last event a stream is whole; without it, it is cut, though its transport ended cleanly."""
+    request = b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
+    for events, verdict in (((begin, end), "complete"), ((begin,), "truncated")):
+        client, upstream = await rig.reach(request)
+        await upstream.send(STREAM + chunked(*events) + LAST)
+        await upstream.finish()
+        answer = await client.answer()
+        assert (answer.body, answer.complete) == (b"".join(events), verdict == "complete")
+        assert (await rig.line())["verdict"] == verdict
+
+
 async def test_a_stream_of_plain_events_may_end_anywhere_between_two(rig: Rig) -> None:
     """Where the dialect has no end of its own, a clean end of the transport between two events is one."""
     client, upstream = await rig.reach(GET)

@@ -24,7 +24,7 @@ def chunk(delta: str = "{}", finish: str = "null", rest: str = "") -> bytes:
 
 
 READINGS: dict[str, tuple[bytes, Reading]] = {
-    "done": (b"[DONE]", Reading(ended=True, terminator=True)),
+    "done": (b"[DONE]", Reading(ended=True, final=True, terminator=True)),
     "done-is-no-prefix": (b"[DONE]x", NOTHING),
     "done-has-no-space": (b" [DONE]", NOTHING),
     "done-has-no-other-case": (b"[done]", NOTHING),
