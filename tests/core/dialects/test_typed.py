@@ -12,11 +12,24 @@ from sseflow import Event, Observe, by_event, by_line, encode
 from sseflow.dialects import AnthropicMessages, Dialect, DialectError, OpenAIResponses, Reading
 from sseflow.stages import Watch
 
-START = {"type": "message_start", "message": {"model": "m", "usage": {"input_tokens": 5, "output_tokens": 1}}}
-DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "message_stop"}}
-COMPLETED = {"type": "response.completed", "response": {"model": "m", "output": [], "usage": {"total_tokens": 7}}}
-FAILED = {"type": "response.failed", "response": {"error": {"code": "server_error", "message": "no"}}}
-OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "later"}}
+START: dict[str, object] = {
+    "type": "message_start",
+    "message": {"model": "m", "usage": {"input_tokens": 5, "output_tokens": 1}},
+}
+DELTA: dict[str, object] = {
+    "type": "content_block_delta",
+    "index": 0,
+    "delta": {"type": "text_delta", "text": "message_stop"},
+}
+COMPLETED: dict[str, object] = {
+    "type": "response.completed",
+    "response": {"model": "m", "output": [], "usage": {"total_tokens": 7}},
+}
+FAILED: dict[str, object] = {
+    "type": "response.failed",
+    "response": {"error": {"code": "server_error", "message": "no"}},
+}
+OVERLOADED: dict[str, object] = {"type": "error", "error": {"type": "overloaded_error", "message": "later"}}
 
 CASES: dict[str, tuple[Dialect, dict[str, object], Reading]] = {
     "anthropic start": (AnthropicMessages(), START, Reading(usage={"input_tokens": 5, "output_tokens": 1})),
