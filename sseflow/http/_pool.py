@@ -25,6 +25,10 @@ MAX_INFORMATIONAL = 8
 OnInformational: TypeAlias = Callable[[int, Headers], Awaitable[None]]
 
 
+#: How a connection to an origin is made.
+Dial: TypeAlias = Callable[[Origin, ConnectOptions], Awaitable[Wire]]
+
+
 @attrs.frozen(kw_only=True)
 class PoolOptions:
     """How connections are made and kept. Times in seconds."""
@@ -46,10 +50,15 @@ class Pool:
     """Connections to upstreams.
 
     A connection comes back only if its response ended cleanly with nothing behind it, and both sides would go on.
+
+    Args:
+        options: how connections are made and kept.
+        dial: makes a connection, and raises as `connect` does, which it is by default.
     """
 
-    def __init__(self, options: PoolOptions | None = None) -> None:
+    def __init__(self, options: PoolOptions | None = None, *, dial: Dial = connect) -> None:
         self.options = options or PoolOptions()
+        self._dial = dial
         self._idle: list[tuple[float, Origin, Wire]] = []  # the oldest first
 
     @property
@@ -62,7 +71,7 @@ class Pool:
         wire = None if fresh else await self._take(origin)
         if wire is not None:
             return Call(self, origin, wire, reused=True)
-        return Call(self, origin, await connect(origin, self.options.connect), reused=False)
+        return Call(self, origin, await self._dial(origin, self.options.connect), reused=False)
 
     async def _take(self, origin: Origin) -> Wire | None:
         """The connection that was used last, of those that are still good."""
@@ -129,6 +138,13 @@ class Call:
         self._double_framing = False
         self._error: Exception | None = None
         self._eof = False
+        self._closed = False
+
+    @property
+    def head(self) -> Head:
+        """The head of the answer; `receive_head` must have returned."""
+        assert self._response is not None
+        return self._response.head
 
     @property
     def span(self) -> bytes | None:
@@ -273,8 +289,11 @@ class Call:
             raise self._error from error
 
     async def aclose(self) -> None:
-        """Give the connection back to the pool if it is good, else close it."""
-        response, self._response = self._response, None
+        """Give the connection back to the pool if it is good, else close it. Once only; later calls do nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        response = self._response
         if (
             response is not None
             and response.keeps_alive

@@ -125,6 +125,9 @@ class ServerConnection:
         self.idle: trio.CancelScope | None = None
         """Around everything before a request is there; cancel it to close a connection that does nothing."""
 
+        self.intact = True
+        """No write was cut, by its deadline or a cancellation: more can be sent behind what was."""
+
         self._buffer = bytearray()
         self._served = 0
         self._close_as = _Closing.PLAIN
@@ -227,13 +230,16 @@ class ServerConnection:
             trio.BrokenResourceError: it has gone.
         """
         rest: bytes | memoryview = data
+        self.intact = False
         if isinstance(self.wire, SocketWire):
             sent = self.wire.send_nowait(data)
             if sent == len(data):
+                self.intact = True
                 return
             rest = memoryview(data)[sent:]
         with trio.move_on_after(self.limits.write_timeout) as scope:
             await self.wire.send_all(rest)
+            self.intact = True
         if scope.cancelled_caught:
             self.abort(reset=True)
             raise WriteTimeout(f"the client did not read for {self.limits.write_timeout:g} s")
@@ -326,6 +332,9 @@ class Incoming:
 
         self.status = 0
         """The status that was sent; 0 as long as none was."""
+
+        self.last = b""
+        """The bytes of the body that were sent last, without what was sent aside."""
 
         self.verbatim: Verbatim | None = None
         """If the bytes that are sent come from a body in chunks: that body. A payload that comes back as the very
@@ -425,10 +434,16 @@ class Incoming:
         if isinstance(framing, Counted):
             self._counted = CountedWriter(framing.length)
         self.status = head.status
+        self.last = data
         await self.connection.send(out + self._frame(data) if data else out)
 
     async def send_all(self, data: bytes) -> None:
         """Send bytes of the body."""
+        self.last = data
+        await self.connection.send(self._frame(data))
+
+    async def send_aside(self, data: bytes) -> None:
+        """Send bytes that are none of the stream's: a keep-alive between two of its events."""
         await self.connection.send(self._frame(data))
 
     def _frame(self, data: bytes) -> bytes:
@@ -446,11 +461,14 @@ class Incoming:
             case UntilClose():
                 return data
 
-    async def finish(self, end: End) -> None:
+    async def finish(self, end: End, trailers: Headers = ()) -> None:
         """End the answer: cleanly for `Eof`, else so that nobody takes it for complete.
 
         Before a head was sent there is nothing to abort, and another answer can be given. Behind a clean end this does
         nothing; one that was cancelled, or failed, was none.
+
+        Args:
+            trailers: sent behind the last chunk of a clean end; of a body that has no chunks they are dropped.
 
         Raises:
             IncompleteBody: fewer bytes were sent than the head had promised; the answer was aborted.
@@ -462,7 +480,7 @@ class Incoming:
             return
         match self._framing:
             case Chunked():
-                await self.connection.send(last_chunk(self._trailers()))
+                await self.connection.send(last_chunk((*self._trailers(), *trailers)))
             case Counted():
                 assert self._counted is not None
                 try:
