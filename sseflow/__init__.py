@@ -6,7 +6,9 @@ from ._errors import EmptyStream as EmptyStream
 from ._errors import Error as Error
 from ._errors import EventTooLong as EventTooLong
 from ._errors import HeldTooMuch as HeldTooMuch
+from ._errors import IdleTimeout as IdleTimeout
 from ._errors import LineTooLong as LineTooLong
+from ._errors import ProgressTimeout as ProgressTimeout
 from ._errors import RequestError as RequestError
 from ._errors import StreamError as StreamError
 from ._errors import TooLong as TooLong
@@ -14,6 +16,7 @@ from ._errors import Truncated as Truncated
 from ._errors import UpstreamError as UpstreamError
 from ._errors import UpstreamLost as UpstreamLost
 from ._errors import UpstreamProtocolError as UpstreamProtocolError
+from ._errors import UpstreamRefused as UpstreamRefused
 from ._errors import UpstreamTimeout as UpstreamTimeout
 from ._events import Event as Event
 from ._events import EventParser as EventParser
@@ -69,6 +72,7 @@ __all__ = [
     "FilteredSendStream",
     "Head",
     "HeldTooMuch",
+    "IdleTimeout",
     "is_event_stream",
     "Item",
     "Lines",
@@ -76,6 +80,7 @@ __all__ = [
     "Observe",
     "Outcome",
     "Pipeline",
+    "ProgressTimeout",
     "Relay",
     "relay",
     "RequestError",
@@ -89,5 +94,6 @@ __all__ = [
     "UpstreamError",
     "UpstreamLost",
     "UpstreamProtocolError",
+    "UpstreamRefused",
     "UpstreamTimeout",
 ]

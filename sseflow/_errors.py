@@ -14,7 +14,10 @@
     ├── UpstreamError                 the upstream failed; ``status`` is what a client should see
     │   ├── UpstreamLost              refused, reset, no such name, TLS, closed too early (502)
     │   ├── UpstreamProtocolError     it does not speak HTTP as the standard has it (502)
-    │   └── UpstreamTimeout           a deadline passed (504)
+    │   ├── UpstreamTimeout           a deadline passed (504)
+    │   │   ├── IdleTimeout           it sent nothing for too long
+    │   │   └── ProgressTimeout       it sent nothing of an answer for too long, though it did send something
+    │   └── UpstreamRefused           it answered with an error of its own, by its status or in its stream
     ├── RequestError                  the client's request is refused; ``status`` says how (4xx, 5xx)
     └── ConfigurationError            an option is wrong; the message says which, and what would be right
 
@@ -97,7 +100,7 @@ class UpstreamError(Error):
         reason: the error type of RFC 9209, section 2.3, in its spelling (``connection_refused``).
     """
 
-    status = 502
+    status: int = 502
     """The HTTP status that a client should see, if it has not seen one yet."""
 
     def __init__(self, message: str, *, reason: str) -> None:
@@ -117,6 +120,33 @@ class UpstreamTimeout(UpstreamError):
     """A deadline for the upstream passed."""
 
     status = 504
+
+
+class IdleTimeout(UpstreamTimeout):
+    """The upstream sent nothing for too long."""
+
+
+class ProgressTimeout(UpstreamTimeout):
+    """The upstream sent no content for too long: it keeps the line warm, and generates nothing."""
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream answered with an error of its own, by its status or in its stream.
+
+    Args:
+        message: what happened, in words for an operator.
+        status: what a client should see, 400 to 599.
+        said, type, code: the error's message, type and code as the upstream gave them, or None.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, said: str | None = None, type: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, reason="http_request_error" if status < 500 else "destination_unavailable")
+        self.status = status
+        self.said = said
+        self.type = type
+        self.code = code
 
 
 class RequestError(Error):

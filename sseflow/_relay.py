@@ -4,8 +4,9 @@
 # the reader has left or a deadline has passed, calls `stop`, which notes the ending and cancels a scope. It waits for
 # nobody and owns nothing, so it cannot block, and the pump cannot wait for it. State changes only between awaits.
 #
-# `wake` cancels, too, but only a read, which loses no byte; then the stages are asked again. Had the read just brought
-# something, that is written outside of the cancelled scope: a write that is cut cannot be taken back.
+# `wake` cancels, too, but only a read, which loses no byte; then the stages are asked again, and whoever keeps the line
+# warm has a turn. Had the read just brought something, that is written outside of the cancelled scope: a write that is
+# cut cannot be taken back.
 #
 # Everything is closed and the outcome is made in one `finally`, shielded and bounded in time.
 
@@ -97,6 +98,8 @@ class Relay:
             closed forcefully, by a reset where there is one.
         head: the head of the stream, if it has one.
         record: called with the outcome, exactly once, also when `run` is cancelled.
+        on_wake: awaited after each `wake`, when the sink has what the stages had held: a moment in which the caller may
+            write to the sink itself. What it raises counts as raised by the sink.
         close_timeout: seconds for each stream to close, 5 by default.
     """
 
@@ -108,6 +111,7 @@ class Relay:
         *,
         head: Head | None = None,
         record: Callable[[Outcome], object] | None = None,
+        on_wake: Callable[[], Awaitable[None]] | None = None,
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
     ) -> None:
         self._source = source
@@ -115,10 +119,12 @@ class Relay:
         self._sink = _StreamSink(sink) if isinstance(sink, trio.abc.SendStream) else sink
         self._head = head
         self._record = record
+        self._on_wake = on_wake
         self._close_timeout = close_timeout
         self._scope = trio.CancelScope()
         self._nap = trio.CancelScope()  # around reads, and never cancelled in a write
         self._woken = False
+        self._silent_since = 0.0
         self._stopped: End | None = None
         self._finished = False
         self._committed = False
@@ -131,7 +137,11 @@ class Relay:
         self._first_out: float | None = None
 
         self.reading_since: float | None = None
-        """Since when the pump waits for the source; None while it does not. For whoever watches the time."""
+        """Since when the source has sent nothing, if the pump waits for it now; else None. `wake` does not begin this
+        time anew. For whoever watches the time."""
+
+        self.quiet_since = 0.0
+        """When the pump, waiting for the source, had last given the sink something."""
 
     def stop(self, end: End) -> None:
         """End the stream with ``end``, unless it has ended already. Returns at once; the first call counts.
@@ -144,8 +154,16 @@ class Relay:
             self._stopped = end
             self._scope.cancel()
 
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that the source has given so far."""
+        return self._bytes_in
+
     def wake(self) -> None:
-        """Have the stages asked for the head again, if the pump waits for bytes. Returns at once; loses none."""
+        """Have the stages asked for the head again, and `on_wake` called, if the pump waits for bytes.
+
+        Returns at once; no byte is lost.
+        """
         if self.reading_since is not None:
             self._woken = True
             self._nap.cancel()
@@ -187,6 +205,7 @@ class Relay:
     async def _pump(self) -> None:
         """Read and write in turn until the pipeline has ended and the sink knows."""
         await self._write(self._pipeline.head(self._head) if self._head is not None else [])
+        self._silent_since = self.quiet_since = trio.current_time()
         while self._pipeline.ending is None:
             self._woken = False
             items: list[Item] | None = None
@@ -195,15 +214,27 @@ class Relay:
             if items is None:
                 self.reading_since = None
                 items = self._pipeline.feed(b"")
+            else:
+                self._silent_since = trio.current_time()
+            if items:
+                self.quiet_since = trio.current_time()
             self._nap = trio.CancelScope()
-            await self._write(items)
+            if await self._write(items) and self._on_wake is not None and self._pipeline.ending is None:
+                await self._call_on_wake(self._on_wake)
+
+    async def _call_on_wake(self, on_wake: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await on_wake()
+        except Exception as error:
+            self._write_error = error
+            self._pipeline.end(Closed())
 
     async def _pump_until_woken(self) -> list[Item]:
         """Pump; return what is still to be written when the pipeline has ended, or `wake` came together with bytes."""
         feed = self._pipeline.feed
         receive = self._source.receive_some
         while True:
-            self.reading_since = trio.current_time()
+            self.reading_since = self._silent_since
             try:
                 data = await receive()
             except Exception as error:
@@ -222,6 +253,9 @@ class Relay:
                 return items
             if not await self._write(items):
                 return []
+            self._silent_since = now = trio.current_time()
+            if items:
+                self.quiet_since = now
 
     async def _give_last(self, end: End) -> None:
         """End a stream that was stopped. Between two writes the sink may still have what the stages held back."""

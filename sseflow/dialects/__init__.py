@@ -4,8 +4,18 @@ from ._anthropic import AnthropicMessages as AnthropicMessages
 from ._dialect import Dialect as Dialect
 from ._dialect import DialectError as DialectError
 from ._dialect import Reading as Reading
+from ._json import error_in as error_in
 from ._openai_chat import OpenAIChat as OpenAIChat
 from ._openai_responses import OpenAIResponses as OpenAIResponses
 from ._sse import PlainSSE as PlainSSE
 
-__all__ = ["AnthropicMessages", "Dialect", "DialectError", "OpenAIChat", "OpenAIResponses", "PlainSSE", "Reading"]
+__all__ = [
+    "AnthropicMessages",
+    "Dialect",
+    "DialectError",
+    "error_in",
+    "OpenAIChat",
+    "OpenAIResponses",
+    "PlainSSE",
+    "Reading",
+]

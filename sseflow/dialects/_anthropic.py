@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from .._events import Event
+from ._dialect import DialectError
 from ._json import as_object, decode
 from ._typed import TypedDialect
 
@@ -18,6 +19,7 @@ class AnthropicMessages(TypedDialect):
     last = frozenset({b"message_stop"})
     errors = frozenset({b"error"})
     silent = frozenset({b"ping"})
+    keep_alive = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     def is_content(self, kind: bytes) -> bool:
         return kind == b"content_block_delta"
@@ -30,3 +32,7 @@ class AnthropicMessages(TypedDialect):
 
     def is_terminator(self, data: bytes, /) -> bool:
         return _STOP.fullmatch(data) is not None
+
+    def _error_object(self, error: DialectError, request_id: str) -> dict[str, object]:
+        inner = {"type": error.type or "api_error", "message": error.message or ""}
+        return {"type": "error", "error": inner, "request_id": request_id}

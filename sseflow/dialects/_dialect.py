@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import abc
+import json
 from collections.abc import Mapping
 
 import attrs
 
+from .._errors import UpstreamRefused
 from .._events import Event
+
+# What OpenAI and Anthropic document, and what servers that speak like them send in a stream.
+_STATUS = {
+    "invalid_request_error": 400,
+    "context_length_exceeded": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "api_error": 500,
+    "server_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
 
 
 @attrs.frozen
 class DialectError:
-    """An error that stands in the stream itself. Each part is as the upstream gave it, or None."""
+    """An error in a dialect's terms. Each part is as the upstream gave it, or None."""
 
     message: str | None = None
     type: str | None = None
     code: str | None = None
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status, 400 to 599, that its code or its type stands for; None if neither stands for one."""
+        for part in (self.code, self.type):
+            if part is None:
+                continue
+            if part.isascii() and part.isdigit() and 400 <= int(part[:4]) <= 599:
+                return int(part)
+            if part in _STATUS:
+                return _STATUS[part]
+        return None
+
+    def refusal(self, message: str, *, status: int | None = None) -> UpstreamRefused:
+        """This error as one of ours; ``message`` is for the operator. ``status`` by default its own, else 502."""
+        return UpstreamRefused(
+            message, status=status or self.status or 502, said=self.message, type=self.type, code=self.code
+        )
 
 
 @attrs.frozen
@@ -49,6 +89,10 @@ class Dialect(abc.ABC):
     ends_at_eof: bool
     """Whether a clean end of the transport between two events is all the end there is."""
 
+    keep_alive: bytes = b":\n"
+    """What keeps the line warm between two events: a comment without a blank line. Clients are known that take the
+    blank line behind an ``id`` for an event without data, and break."""
+
     @abc.abstractmethod
     def read(self, event: Event, /) -> Reading:
         """Say what an event says. Of a cut one (`Event.cut`) the fields are found by their bytes."""
@@ -76,3 +120,15 @@ class Dialect(abc.ABC):
     def opens(self, type: bytes, data: bytes, /) -> bool:
         """Whether a data line is worth committing to a stream for: not empty, not the end, not an error."""
         return bool(data) and not self.is_terminator(data) and not self.is_error(type, data)
+
+    def error_body(self, error: DialectError, /, *, request_id: str) -> bytes:
+        """``error`` as the JSON body of an answer with an error status."""
+        return json.dumps(self._error_object(error, request_id)).encode()
+
+    def error_event(self, error: DialectError, /, *, request_id: str) -> bytes:
+        """``error`` as an event behind which the stream is over; in the form that the dialect's clients raise on."""
+        return b"event: error\ndata: " + self.error_body(error, request_id=request_id) + b"\n\n"
+
+    def _error_object(self, error: DialectError, request_id: str) -> dict[str, object]:
+        inner = {"message": error.message, "type": error.type, "param": None, "code": error.code}
+        return {"error": inner, "request_id": request_id}

@@ -46,3 +46,14 @@ def error_of(value: object) -> DialectError:
         return None if part is None else str(part)
 
     return DialectError(message=text("message"), type=text("type"), code=text("code"))
+
+
+def error_in(body: bytes) -> DialectError | None:
+    """What the JSON body of an answer says of an error; None if it speaks of none."""
+    value = decode(body)
+    if value is None:
+        return None
+    error = value.get("error")
+    if error:
+        return error_of(error)
+    return error_of(value) if value.get("type") == "error" else None

@@ -94,6 +94,10 @@ class OpenAIChat(Dialect):
         # None is the beginning of a long line, or no object at all.
         return _begins_with_error(data) if chunk is None else bool(chunk.get("error"))
 
+    def error_event(self, error: DialectError, /, *, request_id: str) -> bytes:
+        # As OpenAI sends it: without a type, which not every client of this dialect looks at.
+        return b"data: " + self.error_body(error, request_id=request_id) + b"\n\n"
+
 
 def _has_content(data: bytes) -> bool:
     # Most chunks can be ruled in by one search; the rest is worth a regular expression.

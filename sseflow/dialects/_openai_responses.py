@@ -6,6 +6,7 @@ import json
 import re
 
 from .._events import Event
+from ._dialect import DialectError
 from ._json import as_object, decode
 from ._typed import TypedDialect
 
@@ -28,6 +29,11 @@ class OpenAIResponses(TypedDialect):
         if event.cut:
             return _usage_at_the_end(event.data)
         return as_object((as_object((decode(event.data) or {}).get("response")) or {}).get("usage"))
+
+    def _error_object(self, error: DialectError, request_id: str) -> dict[str, object]:
+        # Flat, as this API documents its ``error`` event; nested as well, which is what the SDKs raise on.
+        flat = {"type": "error", "code": error.code, "message": error.message, "param": None}
+        return {**flat, **super()._error_object(error, request_id)}
 
 
 def _usage_at_the_end(data: bytes) -> dict[str, object] | None:

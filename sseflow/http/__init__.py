@@ -24,6 +24,7 @@ from ._messages import Request as Request
 from ._messages import Response as Response
 from ._messages import connection_options as connection_options
 from ._pool import Call as Call
+from ._pool import Dial as Dial
 from ._pool import Pool as Pool
 from ._pool import PoolOptions as PoolOptions
 from ._server import Incoming as Incoming

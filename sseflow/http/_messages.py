@@ -33,6 +33,12 @@ class Request:
         """Whether the connection may be used again after this request (RFC 9112, section 9.3)."""
         return _keeps_alive(self.headers, self.http_version)
 
+    @property
+    def takes_trailers(self) -> bool:
+        """Whether the client has said that it reads trailers (RFC 9110, section 6.5.1)."""
+        codings = b",".join(value for name, value in self.headers if name == b"te").lower().split(b",")
+        return self.http_version == b"1.1" and b"trailers" in {coding.strip() for coding in codings}
+
 
 @attrs.frozen
 class Response:

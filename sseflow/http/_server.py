@@ -389,6 +389,11 @@ class Incoming:
         if size > self._limits.max_body:
             raise RequestError(413, f"the request's body is longer than {self._limits.max_body} bytes")
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether `wait_gone` would see the client leave; else look at `ServerConnection.client_has_left`."""
+        return self._reader.done and self.connection.ahead <= PIPELINED_BYTES
+
     async def wait_gone(self) -> None:
         """Return when the client has left. What it sends ahead is kept for the next request, up to a limit.
 
@@ -476,7 +481,7 @@ class Incoming:
         if self._finished or not self.status:
             return
         if not isinstance(end, Eof):
-            self.connection.abort(reset=isinstance(self._framing, UntilClose))
+            self.abort()
             return
         match self._framing:
             case Chunked():
@@ -491,6 +496,11 @@ class Incoming:
             case _:
                 pass  # the end of the connection, or of the head, is the end
         self._finished = True
+
+    def abort(self) -> None:
+        """Send nothing more, and no clean end, unless that was sent, or nothing was. Returns at once."""
+        if self.status and not self._finished:
+            self.connection.abort(reset=isinstance(self._framing, UntilClose))
 
     def _trailers(self) -> Headers:
         if self.verbatim is None or not self.allowed_trailers:

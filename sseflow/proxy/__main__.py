@@ -15,7 +15,7 @@ from .. import ConfigurationError
 from ..http import Address, Listener, Origin, Server, listen
 from ._app import App
 from ._cli import Command, parse
-from ._demo import Demo
+from ._demo import TWICE, Demo, twice
 from ._log import make_logger
 
 _TRY = """\
@@ -24,7 +24,7 @@ sseflow is listening on {where}, in front of a demo upstream. Try it:
   curl -N{flags} {url}/v1/chat/completions \\
     -H 'content-type: application/json' -d '{{"model": "demo-1", "stream": true, "messages": []}}'
 
-Ctrl-C ends it.
+One answer made of two upstream calls is at {url}/demo/twice/chat/completions. Ctrl-C ends it.
 """
 
 
@@ -59,7 +59,7 @@ async def serve(
     settings = command.settings
     if demo:
         settings = attrs.evolve(settings, upstream=Origin("http", "127.0.0.1", demo[0].address.port))
-    app = App(settings, log)
+    app = App(settings, log, handlers={TWICE: twice} if demo else {})
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as helpers:
             helpers.start_soon(_drain_at_signal, signals, app, log)

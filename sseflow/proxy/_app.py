@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 import trio
 
 from .. import RequestError
-from ..http import ConnectOptions, Incoming, Listener, Pool, PoolOptions, Server, ServerConnection
-from ._exchange import Exchange, error_body
+from ..dialects import DialectError
+from ..http import (
+    ConnectOptions,
+    Dial,
+    Headers,
+    Incoming,
+    Listener,
+    Pool,
+    PoolOptions,
+    Server,
+    ServerConnection,
+    connect,
+)
+from ._exchange import Exchange, Handler, dialect_for, forward
 from ._headers import host_name, plain_head, request_id, target_of
 from ._log import plain
 from ._settings import Settings
@@ -31,23 +43,36 @@ class App:
     """A proxy in front of one upstream.
 
     Call `run` once; it returns when `drain` was called and the last exchange has ended.
+
+    Args:
+        handlers: who answers requests for a path; all others are passed on.
+        dial: makes connections to upstreams.
     """
 
-    def __init__(self, settings: Settings, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        handlers: Mapping[bytes, Handler] | None = None,
+        dial: Dial = connect,
+    ) -> None:
         self.settings = settings
         self.log = log
+        self.handlers = dict(handlers or {})
         self.pool = Pool(
             PoolOptions(
                 connect=ConnectOptions(
                     tls=settings.upstream_tls,
                     connect_timeout=settings.connect_timeout,
-                    tls_timeout=settings.connect_timeout,
+                    tls_timeout=settings.tls_timeout,
                 ),
                 head=settings.upstream_head,
                 write_timeout=settings.upstream_write_timeout,
                 max_idle=settings.max_idle,
                 max_idle_time=settings.max_idle_time,
-            )
+            ),
+            dial=dial,
         )
         self.cut = 0
         """Exchanges that were cut because the proxy had to end."""
@@ -96,7 +121,9 @@ class App:
         self._server.cancel()
 
     async def _sweep(self) -> None:
-        deadlines = [self.settings.linger, self.settings.gate_open_after / 2, self.settings.idle_timeout / 2, SWEEP]
+        settings = self.settings
+        halves = (settings.opens_after, settings.keep_alive, settings.idle_timeout, settings.progress_timeout)
+        deadlines = [SWEEP, settings.linger, *(deadline / 2 for deadline in halves)]
         interval = min(deadline for deadline in deadlines if deadline > 0)
         while True:
             await trio.sleep(interval)
@@ -108,16 +135,18 @@ class App:
     async def handle(self, incoming: Incoming) -> None:
         """Answer one request."""
         path, authority = target_of(incoming.request)
-        exchange = Exchange(self, incoming)
         if self.settings.hosts and host_name(authority) not in self.settings.hosts:
-            await exchange.refuse(RequestError(421, "this proxy does not answer to that host name"))
+            await self._turn_away(incoming, RequestError(421, "this proxy does not answer to that host name"))
         elif path in (HEALTH, READY):
             ready = path == HEALTH or not self._draining.is_set()
             await self._tell(incoming, 200 if ready else 503, "ok" if ready else "draining")
+        elif len(self._exchanges) >= self.settings.max_streams:
+            await self._turn_away(incoming, RequestError(503, "this service is busy; please try again"))
         else:
+            exchange = Exchange(self, incoming)
             self._exchanges.add(exchange)
             try:
-                await exchange.run()
+                await exchange.run(self.handlers.get(path.partition(b"?")[0], forward))
             finally:
                 self._exchanges.discard(exchange)
 
@@ -125,11 +154,24 @@ class App:
         body = json.dumps({"status": word}).encode()
         await incoming.reply(status, plain_head(request_id(incoming.request)), body)
 
+    async def _turn_away(self, incoming: Incoming, error: RequestError) -> None:
+        """Answer a request that no upstream will see."""
+        given = request_id(incoming.request)
+        headers, body = self._refusal(given, incoming.connection.peer, error, target_of(incoming.request)[0])
+        await incoming.reply(error.status, headers, body)
+
     async def _refuse(self, connection: ServerConnection, error: RequestError) -> None:
         """Answer what is not a request."""
-        made = request_id(None)
-        self.log.info("refused", id=made, peer=connection.peer, status=error.status, error=plain(str(error).encode()))
-        await connection.refuse(error, error_body(error.status, str(error), made), plain_head(made))
+        headers, body = self._refusal(request_id(None), connection.peer, error, b"")
+        await connection.refuse(error, body, headers)
+
+    def _refusal(self, given_id: str, peer: str, error: RequestError, path: bytes) -> tuple[Headers, bytes]:
+        self.log.info("refused", id=given_id, peer=peer, status=error.status, error=plain(str(error).encode()))
+        headers = plain_head(given_id)
+        if error.status == 503:
+            headers = (*headers, (b"Retry-After", b"1"), (b"Proxy-Status", b"sseflow; error=connection_limit_reached"))
+        kind = "invalid_request_error" if error.status < 500 else "api_error"
+        return headers, dialect_for(path).error_body(DialectError(str(error), kind, None), request_id=given_id)
 
     def log_exception(self, message: str, error: BaseException) -> None:
         """Log what should not have happened. Nothing of any traffic is in it."""

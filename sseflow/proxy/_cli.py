@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     _add_general(p)
     _add_tls(p)
     _add_trust(p)
+    _add_policy(p)
     _add_limits(p)
     return p
 
@@ -151,6 +152,23 @@ def _add_trust(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_policy(p: argparse.ArgumentParser) -> None:
+    settings = attrs.fields_dict(Settings)
+    policy = p.add_argument_group("event streams")
+    for flag, choices, text in (
+        ("--gate", ("content", "warm", "first_event", "off"),
+         "what the head of a stream waits for: its first content; that, for 0.1 s; its first event; nothing"),
+        ("--comments", ("strip", "forward", "replace"),
+         "what becomes of the upstream's comments; replace: keep-alives of our own instead"),
+        ("--error-end", ("abort", "clean"),
+         "how a stream that failed ends behind its error event; clean: as if it were complete, with a trailer"),
+        ("--on-client-gone", ("cancel", "drain"),
+         "what becomes of the upstream's answer; drain: it is read on, for the usage at its end"),
+    ):  # fmt: skip
+        default = settings[flag[2:].replace("-", "_")].default
+        policy.add_argument(flag, choices=choices, default=default, help=f"{text} (default: %(default)s)")
+
+
 def _add_limits(p: argparse.ArgumentParser) -> None:
     settings = attrs.fields_dict(Settings)
     server = attrs.fields_dict(ServerLimits)
@@ -164,14 +182,15 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
         ("--max-request-body", _size, server["max_body"].default, "body of a request"),
         ("--max-line", _size, settings["max_line"].default, "line of an event stream"),
         ("--max-connections", _size, settings["max_connections"].default, "open connections of clients (a number)"),
+        ("--max-streams", _size, settings["max_streams"].default, "requests answered at the same time (a number)"),
         ("--max-idle", _size, settings["max_idle"].default, "idle connections to the upstream (a number)"),
         ("--max-idle-time", _positive, settings["max_idle_time"].default, "of an idle connection to the upstream"),
         ("--head-timeout", _positive, server["head_timeout"].default, "for the head of a request"),
         ("--body-timeout", _positive, server["body_timeout"].default, "for the next bytes of a request's body"),
         ("--keepalive-timeout", _positive, server["keepalive_timeout"].default, "between two requests of a connection"),
         ("--write-timeout", _positive, server["write_timeout"].default, "for one write to a client that does not read"),
-        ("--connect-timeout", _positive, settings["connect_timeout"].default,
-         "to connect to the upstream, and again for TLS"),
+        ("--connect-timeout", _positive, settings["connect_timeout"].default, "to connect to the upstream"),
+        ("--tls-timeout", _positive, settings["tls_timeout"].default, "for the TLS handshake with the upstream"),
         ("--upstream-head-timeout", _seconds, settings["upstream_head_timeout"].default,
          "for the head of the upstream's answer; 0: none, since models think"),
         ("--upstream-write-timeout", _positive, settings["upstream_write_timeout"].default,
@@ -179,6 +198,14 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
         ("--gate-open-after", _seconds, settings["gate_open_after"].default,
          "until an answer is begun though its stream holds no data yet; 0: never"),
         ("--idle-timeout", _seconds, settings["idle_timeout"].default, "of silence in the upstream's answer; 0: none"),
+        ("--keep-alive", _seconds, settings["keep_alive"].default,
+         "of silence to the client until a keep-alive is written; 0: none"),
+        ("--progress-timeout", _seconds, settings["progress_timeout"].default,
+         "without content in an event stream, though pings may come; 0: none"),
+        ("--client-drain-time", _positive, settings["client_drain_time"].default,
+         "for reading on with --on-client-gone drain"),
+        ("--client-drain-bytes", _size, settings["client_drain_bytes"].default,
+         "to read on with --on-client-gone drain"),
         ("--linger", _positive, settings["linger"].default, "for an upstream that stays open behind its last event"),
     ):  # fmt: skip
         form = "d" if kind is _size else "g"
@@ -196,6 +223,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     listen = tuple(options.listen or [Address.parse(DEFAULT_LISTEN)])
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ConfigurationError("--tls-cert and --tls-key go together: one was given without the other")
+    if options.comments == "replace" and not options.keep_alive:
+        raise ConfigurationError("--comments replace goes with keep-alives, and --keep-alive 0 has none: give seconds")
     # The demo's port is known once it listens.
     upstream = Origin("http", "127.0.0.1", 0) if options.demo else options.upstream
     proxy_for(upstream)  # what the environment says had better be right from the start
@@ -223,10 +252,20 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         ),
         upstream_head=heads,
         max_connections=options.max_connections,
+        max_streams=options.max_streams,
         connect_timeout=options.connect_timeout,
+        tls_timeout=options.tls_timeout,
         upstream_head_timeout=options.upstream_head_timeout,
         upstream_write_timeout=options.upstream_write_timeout,
+        gate=options.gate,
         gate_open_after=options.gate_open_after,
+        keep_alive=options.keep_alive,
+        comments=options.comments,
+        error_end=options.error_end,
+        on_client_gone=options.on_client_gone,
+        client_drain_time=options.client_drain_time,
+        client_drain_bytes=options.client_drain_bytes,
+        progress_timeout=options.progress_timeout,
         idle_timeout=options.idle_timeout,
         max_line=options.max_line,
         max_idle=options.max_idle,

@@ -10,6 +10,7 @@ import trio
 
 from .. import Eof, Head, RequestError
 from ..http import Headers, Incoming, ServerConnection
+from ._exchange import Exchange
 
 MODEL = "demo-1"
 
@@ -159,3 +160,15 @@ def _data(value: object) -> bytes:
 
 async def _reply(incoming: Incoming, status: int, value: object) -> None:
     await incoming.reply(status, _JSON, json.dumps(value).encode())
+
+
+TWICE = b"/demo/twice/chat/completions"
+"""Where the demo shows one answer that is made of two upstream calls."""
+
+
+async def twice(exchange: Exchange) -> None:
+    """Ask the upstream the same twice, and answer with both as one stream: one head, one end, one verdict."""
+    target = b"/v1/chat/completions"
+    async with exchange.answer() as answer:
+        await answer.relay(await exchange.call(exchange.body, target=target), last=False)
+        await answer.relay(await exchange.call(exchange.body, target=target))

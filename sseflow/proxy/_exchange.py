@@ -1,39 +1,35 @@
-"""One request, its upstream's answer, and the line that is logged of it."""
+"""One request, the answer to it, and the line that is logged of it."""
 
-# Two tasks. The main one reaches the upstream and pumps its answer to the client; it alone writes to the client. The
-# other reads the client: the rest of the request's body, then whatever comes, to see it leave. It tells the main task
-# by cancelling: the wait for the upstream before there is a relay, and the relay after.
+# Two tasks. The main one runs the handler, which reaches the upstream and relays its answer; it alone writes to the
+# client (and the answer says what happens while it waits for something else). The other reads the client: the rest of
+# the request's body, then whatever comes, to see it leave. It tells the main task by cancelling: the relay if there is
+# one, else the handler.
 
 from __future__ import annotations
 
 import contextlib
-import json
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-import h11
+import attrs
 import trio
 
 from .. import (
-    Closed,
     Eof,
     Failed,
-    Head,
-    Outcome,
-    Pipeline,
-    Relay,
+    IdleTimeout,
+    ProgressTimeout,
     RequestError,
-    StandardPipeline,
-    StreamError,
-    UpstreamError,
     UpstreamLost,
     UpstreamTimeout,
-    is_event_stream,
 )
 from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE
 from ..http import Call, Counted, Headers, Incoming, NoBody, Request, WriteTimeout, frame_chunk, last_chunk
-from ._headers import client_head, end_to_end, plain_head, request_id, target_of, upstream_request
+from ._answer import Answer, CallOutcome, State, reason_of
+from ._headers import end_to_end, request_id, target_of, upstream_request
 from ._log import plain
-from ._verdict import IDLE_REASON, Drained, Verdict, ended_by, of_error, of_outcome
+from ._stream_flag import StreamFlag
+from ._verdict import Drained, Facts, Interrupted, Verdict, decide, ended_by
 
 if TYPE_CHECKING:
     from ._app import App
@@ -47,14 +43,10 @@ _DIALECTS: dict[bytes, type[Dialect]] = {
     b"/messages": AnthropicMessages,
 }
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-_NOT_AGAIN = (b"x-should-retry", b"false")
+_INFO = frozenset({Verdict.COMPLETE, Verdict.CLIENT_GONE, Verdict.INTERRUPTED, Verdict.DRAINED})
 
-
-def error_body(status: int, message: str, request_id: str) -> bytes:
-    """The body of an error of our own, in the form that the clients of LLM APIs know."""
-    kind = "invalid_request_error" if status < 500 else "api_error"
-    error = {"message": message, "type": kind, "param": None, "code": None}
-    return json.dumps({"error": error, "request_id": request_id}).encode()
+MAX_USAGE = 16
+"""Figures of a usage object that are logged."""
 
 
 def dialect_for(path: bytes) -> Dialect:
@@ -63,169 +55,103 @@ def dialect_for(path: bytes) -> Dialect:
     return next((dialect() for end, dialect in _DIALECTS.items() if path.endswith(end)), PlainSSE())
 
 
+@attrs.frozen(kw_only=True)
+class ExchangeOutcome:
+    """What became of one exchange. Made once, when it is over."""
+
+    verdict: Verdict
+    ended_by: str
+    """``client``, ``proxy`` or ``upstream``."""
+
+    status: int
+    """That the client was given; 0 if none."""
+
+    committed: bool
+    """Whether a stream, or another answer, had begun before anything went wrong."""
+
+    error: Exception | None
+    write_error: Exception | None
+    close_error: Exception | None
+    calls: tuple[CallOutcome, ...]
+    keep_alives: int
+
+
 class Exchange:
-    """One request and its answer. Call `run` once."""
+    """One request and its answer. Call `run` once.
+
+    A handler answers it so::
+
+        async with exchange.answer() as answer:
+            await answer.relay(await exchange.call())
+    """
 
     def __init__(self, app: App, incoming: Incoming) -> None:
+        self.incoming = incoming
+        self.request = incoming.request
+        self.id = request_id(incoming.request)
+        self.path = target_of(incoming.request)[0]
+        self.dialect = dialect_for(self.path)
+        self.body: bytes | None = None
+        """The request's body, if it is small: up to 64 KiB, and of a length that its head says. Else it is streamed to
+        the first call."""
+
+        self.outcome: ExchangeOutcome | None = None
+
         self._app = app
         self._settings = app.settings
-        self._incoming = incoming
-        self._request = incoming.request
-        self._id = request_id(incoming.request)
-        self._path = target_of(incoming.request)[0]
         self._started = trio.current_time()
         self._scope = trio.CancelScope()
-        self._call: Call | None = None
+        self._nursery: trio.Nursery | None = None
+        self._calls: list[Call] = []
         self._called = trio.Event()  # the head of the request is with the upstream: its body may follow
+        self._waiting_since = self._started  # for the upstream, which has all of the request
+        self._stream_flag: StreamFlag | None = None
         self._stopped: Exception | None = None
-        self._gone = False
-        self._standard: StandardPipeline | None = None
-        self._outcome: Outcome | None = None
-        self._head_at = 0.0  # when the upstream's head had come
-        self._first_data: float | None = None
-        self._verdict: Verdict | None = None
-        self._error: Exception | None = None
+        self._content = 0
+        self._progress_at = self._started
+        self._answer = Answer(
+            incoming,
+            self._settings,
+            self.dialect,
+            request_id=self.id,
+            asks_for_stream=self._asks_for_stream,
+            on_over=self._scope.cancel,
+            on_watch_error=lambda error: app.log_exception("the watch of a stream failed", error),
+        )
 
-        self._relay: Relay | None = None  # from the upstream's head to the end
+    # For handlers.
 
-    def stop(self, error: Exception) -> None:
-        """End the exchange with ``error``; returns at once."""
-        if self._stopped is None:
-            self._stopped = error
-            self._interrupt(Failed(error))
+    def answer(self) -> Answer:
+        """The answer to this request; an async context manager."""
+        return self._answer
 
-    def _interrupt(self, end: Closed | Failed) -> None:
-        if self._relay is not None:
-            self._relay.stop(end)
-        else:
-            self._scope.cancel()
+    async def call(self, body: bytes | None = None, *, target: bytes | None = None) -> Call:
+        """Call the upstream, and wait for the head of its answer.
 
-    async def run(self) -> None:
-        """Answer the request, and log what became of it."""
-        try:
-            try:
-                async with trio.open_nursery() as nursery:
-                    await self._answer(nursery)
-                    nursery.cancel_scope.cancel()
-            except Exception as error:
-                await self._fail(error)
-        finally:
-            self._log()
+        Args:
+            body: instead of the client's own, which by default is passed on, streamed if it is not small.
+            target: path and query, instead of the client's own.
 
-    async def refuse(self, error: RequestError) -> None:
-        """Answer with ``error`` without calling the upstream, and log it."""
-        try:
-            await self._fail(error)
-        finally:
-            self._log()
-
-    def check_time(self, now: float) -> None:
-        """End the exchange if its client has left unnoticed, or if a deadline of its relay has passed."""
-        if not self._incoming.body_done and self._incoming.connection.client_has_left:
-            # While the upstream does not read the request, nobody reads the client.
-            self._leave()
-            return
-        relay = self._relay
-        if relay is None or relay.reading_since is None:
-            return
-        settings = self._settings
-        silent = now - relay.reading_since
-        standard = self._standard
-        if standard is not None and standard.watch.terminated and silent >= settings.linger:
-            relay.stop(Eof())
-        elif 0 < settings.idle_timeout <= silent:
-            message = f"the upstream sent nothing for {settings.idle_timeout:g} s"
-            relay.stop(Failed(UpstreamTimeout(message, reason=IDLE_REASON)))
-        elif standard is not None and not standard.gate.is_open and 0 < settings.gate_open_after <= now - self._head_at:
-            standard.gate.open()
-            relay.wake()
-
-    # Reading the client.
-
-    async def _receive_small_body(self) -> bytes | None:
-        """The whole body, if it is small; None if it is to be streamed."""
-        framing = self._incoming.body_framing
-        if isinstance(framing, NoBody):
-            return b""
-        if not isinstance(framing, Counted) or framing.length > SMALL_BODY or self._request.get(b"expect") is not None:
-            return None
-        body = bytearray()
-        while data := await self._incoming.receive_body():
-            body += data
-        return bytes(body)
-
-    async def _read_client(self) -> None:
-        """Pass on what is left of the request's body, then wait until the client leaves."""
-        try:
-            if not self._incoming.body_done:
-                await self._stream_body()
-            await self._incoming.wait_gone()
-        except RequestError as error:
-            self.stop(error)
-            return
-        except trio.BrokenResourceError:
-            pass
-        self._leave()
-
-    def _leave(self) -> None:
-        self._gone = True
-        self._interrupt(Closed())
-
-    async def _stream_body(self) -> None:
-        await self._called.wait()
-        call = self._call
-        assert call is not None
-        counted = isinstance(self._incoming.body_framing, Counted)
-        try:
-            while data := await self._incoming.receive_body():
-                await call.send_body(data if counted else frame_chunk(data), last=False)
-            await call.send_body(b"" if counted else last_chunk(), last=True)
-        except UpstreamLost:
-            pass  # an upstream that answers early may stop reading; what it answers is the main task's affair
-        except UpstreamTimeout as error:
-            if self._relay is None:
-                self.stop(error)
-        while await self._incoming.receive_body():
-            pass  # nobody wants the rest
-
-    # Answering.
-
-    async def _answer(self, nursery: trio.Nursery) -> None:
-        head: Head | None = None
-        error: Exception | None = None
-        with self._scope:
-            try:
-                body = await self._receive_small_body()
-                nursery.start_soon(self._read_client)
-                head = await self._reach_upstream(body)
-            except Exception as raised:
-                error = raised
-        try:
-            if head is None or self._scope.cancelled_caught:
-                error = self._stopped or error
-                if self._gone and self._stopped is None:
-                    self._verdict = Verdict.CLIENT_GONE
-                elif error is not None:
-                    await self._fail(error)
-            else:
-                await self._relay_answer(head)
-        finally:
-            if self._call is not None:
-                with trio.CancelScope(shield=True):
-                    await self._call.aclose()
-
-    async def _reach_upstream(self, body: bytes | None) -> Head:
-        """Call the upstream until there is a head. A pooled connection that proves stale is replaced once."""
-        settings = self._settings
+        Raises:
+            UpstreamError: it cannot be reached, or does not answer as it should.
+            RuntimeError: the client's body was streamed to an earlier call, and is gone.
+        """
+        settings, incoming = self._settings, self.incoming
+        framing = incoming.body_framing if body is None else Counted(len(body))
+        if body is None:
+            body = self.body
+            if body is None and self._called.is_set():
+                raise RuntimeError("the request's body was streamed to an earlier call: give one")
         request = upstream_request(
-            self._request,
-            self._incoming.body_framing,
+            self.request,
+            framing,
+            target=target or self.path,
             authority=settings.upstream.authority,
             prefix=settings.upstream.prefix,
-            peer=self._incoming.connection.peer,
-            scheme=self._incoming.connection.scheme,
-            trusted=settings.trusts(self._incoming.connection.peer),
-            request_id=self._id,
+            peer=incoming.connection.peer,
+            scheme=incoming.connection.scheme,
+            trusted=settings.trusts(incoming.connection.peer),
+            request_id=self.id,
         )
         call = await self._app.pool.call(settings.upstream)
         try:
@@ -236,16 +162,175 @@ class Exchange:
             await call.aclose()
         return await self._send(await self._app.pool.call(settings.upstream, fresh=True), request, body)
 
+    def interrupt(self, why: str) -> None:
+        """End the exchange, because somebody who may do so wants it. Returns at once."""
+        self.stop(Interrupted(why))
+
+    # For the application.
+
+    def stop(self, error: Exception) -> None:
+        """End the exchange with ``error``; returns at once. A stream whose dialect has ended is ended cleanly."""
+        if self._stopped is None:
+            self._stopped = error
+            pipeline = self._answer.pipeline
+            if isinstance(error, Drained) and pipeline is not None and pipeline.watch.terminated:
+                self._answer.stop(Eof())
+            elif not self._answer.stop(Failed(error)):
+                self._scope.cancel()
+
+    async def run(self, handler: Handler) -> None:
+        """Have the request answered, and log what became of it."""
+        error: Exception | None = None
+        try:
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    with self._scope:
+                        try:
+                            self.body = await self._receive_small_body()
+                            nursery.start_soon(self._read_client)
+                            await handler(self)
+                        except Exception as raised:
+                            error = raised
+                    error = await self._end(error)
+                    nursery.cancel_scope.cancel()
+            except Exception as raised:
+                error = await self._end(raised)
+        finally:
+            self._answer.abort()
+            with trio.CancelScope(shield=True):
+                for call in self._calls:
+                    await call.aclose()
+            self._conclude(error)
+
+    async def _end(self, error: Exception | None) -> Exception | None:
+        """End the answer if the handler could not; return what it ended with."""
+        answer = self._answer
+        if self._stopped is not None and answer.state is not State.ENDED:
+            error = self._stopped
+        if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError):
+            answer.left, error = True, None  # the request could not be received, or an answer not be written
+        elif isinstance(error, WriteTimeout):
+            answer.write_error, error = error, None
+        if answer.state is not State.ENDED and not answer.left and answer.write_error is None:
+            if error is None:
+                error = RuntimeError("the handler left the request without an answer")
+            self._committed = answer.committed
+            await answer.fail(error, called=self._called.is_set())
+        return error
+
+    def check_time(self, now: float) -> None:
+        """Do what is due: notice a client that has left unseen, end what takes too long, keep the client warm."""
+        answer, settings = self._answer, self._settings
+        if not self.incoming.is_watched and self.incoming.connection.client_has_left:
+            self._leave()
+            return
+        answer.check_drain(now)
+        if answer.is_waiting:
+            waited = 0 < settings.opens_after <= now - self._waiting_since and self._asks_for_stream()
+            due = 0 < settings.keep_alive <= answer.quiet_for(now) and answer.can_be_kept_warm
+            if (due if answer.committed else waited) and self._nursery is not None:
+                answer.start_warming(self._nursery)
+        elif answer.running is not None and answer.running.reading_since is not None:
+            self._check_relay(now, answer.running.reading_since)
+
+    def _check_relay(self, now: float, reading_since: float) -> None:
+        answer, settings, pipeline = self._answer, self._settings, self._answer.pipeline
+        relay = answer.running
+        assert relay is not None
+        silent = now - reading_since
+        if pipeline is not None:
+            if pipeline.watch.content != self._content:
+                self._content, self._progress_at = pipeline.watch.content, now
+            if pipeline.watch.terminated and silent >= settings.linger:
+                relay.stop(Eof())
+                return
+        if 0 < settings.idle_timeout <= silent:
+            message = f"the upstream sent nothing for {settings.idle_timeout:g} s"
+            relay.stop(Failed(IdleTimeout(message, reason="connection_read_timeout")))
+        elif pipeline is not None and 0 < settings.progress_timeout <= now - self._progress_at:
+            message = f"the upstream sent no content for {settings.progress_timeout:g} s, though it sent something"
+            relay.stop(Failed(ProgressTimeout(message, reason="connection_read_timeout")))
+        elif pipeline is not None and not pipeline.gate.is_open:
+            if 0 < settings.opens_after <= now - self._waiting_since:
+                pipeline.gate.open()
+                relay.wake()
+        elif 0 < settings.keep_alive <= answer.quiet_for(now) and answer.can_be_kept_warm:
+            relay.wake()
+
+    # Reading the client.
+
+    async def _receive_small_body(self) -> bytes | None:
+        """The whole body, if it is small; None if it is to be streamed."""
+        framing = self.incoming.body_framing
+        if isinstance(framing, NoBody):
+            return b""
+        if not isinstance(framing, Counted) or framing.length > SMALL_BODY or self.request.get(b"expect") is not None:
+            return None
+        body = bytearray()
+        while data := await self.incoming.receive_body():
+            body += data
+        return bytes(body)
+
+    async def _read_client(self) -> None:
+        """Pass on what is left of the request's body, then wait until the client leaves."""
+        try:
+            if not self.incoming.body_done:
+                await self._stream_body()
+            await self.incoming.wait_gone()
+        except RequestError as error:
+            self.stop(error)
+            return
+        except trio.BrokenResourceError:
+            pass
+        self._leave()
+
+    def _leave(self) -> None:
+        self._answer.leave()
+
+    async def _stream_body(self) -> None:
+        self._stream_flag = StreamFlag()
+        await self._called.wait()
+        call = self._calls[-1]
+        counted = isinstance(self.incoming.body_framing, Counted)
+        try:
+            while data := await self.incoming.receive_body():
+                self._stream_flag.feed(data)
+                await call.send_body(data if counted else frame_chunk(data), last=False)
+            await call.send_body(b"" if counted else last_chunk(), last=True)
+            self._waiting_since = trio.current_time()
+        except UpstreamLost:
+            pass  # an upstream that answers early may stop reading; what it answers is the main task's affair
+        except UpstreamTimeout as error:
+            if self._answer.running is None:
+                self.stop(error)
+        while await self.incoming.receive_body():
+            pass  # nobody wants the rest
+
+    def _asks_for_stream(self) -> bool:
+        """Whether the client wants an event stream, as far as it has said."""
+        if self.request.method not in (b"POST", b"GET"):
+            return False
+        if self.body and self._stream_flag is None:
+            self._stream_flag = StreamFlag()
+            self._stream_flag.feed(self.body)
+        if self._stream_flag is not None and self._stream_flag.asked:
+            return True
+        accepts = [value for name, value in self.request.headers if name == b"accept"]
+        return [accept.strip().lower() for accept in accepts] == [b"text/event-stream"]
+
+    # Reaching the upstream.
+
     def _may_repeat(self, call: Call, request: Request, body: bytes | None) -> bool:
         """Whether nothing can be generated twice (RFC 9110, section 9.2.2)."""
         if not call.reused or call.answered:
             return False
         if not call.written:
-            return not self._called.is_set()
+            return body is not None or not self._called.is_set()
         return body is not None and (request.method in _IDEMPOTENT or request.get(b"idempotency-key") is not None)
 
-    async def _send(self, call: Call, request: Request, body: bytes | None) -> Head:
-        self._call = call
+    async def _send(self, call: Call, request: Request, body: bytes | None) -> Call:
+        self._calls.append(call)
         try:
             await call.send_request(request, body or b"", last=body is not None)
         except UpstreamLost:
@@ -253,112 +338,108 @@ class Exchange:
                 raise
             # It may have answered before it stopped reading.
         self._called.set()
+        self._waiting_since = trio.current_time()
         timeout = self._settings.upstream_head_timeout
         with trio.move_on_after(timeout) if timeout else contextlib.nullcontext():
-            return await call.receive_head(self._pass_informational)
+            await call.receive_head(self._pass_informational)
+            self._progress_at, self._content = trio.current_time(), 0
+            return call
         raise UpstreamTimeout(f"{call.origin} did not answer within {timeout:g} s", reason="http_response_timeout")
 
     async def _pass_informational(self, status: int, headers: Headers) -> None:
-        await self._incoming.send_informational(status, end_to_end(headers))
+        if not self._answer.committed:
+            await self.incoming.send_informational(status, end_to_end(headers))
 
-    async def _relay_answer(self, head: Head) -> None:
-        assert self._call is not None
-        call, self._call = self._call, None
-        self._head_at = trio.current_time()
-        incoming = self._incoming
-        incoming.verbatim = call
-        incoming.allowed_trailers = self._settings.trailers
-        sent = client_head(head, http_version=call.http_version, request_id=self._id)
-        relay = Relay(call, self._pipeline(head), incoming, head=sent)
-        self._relay = relay
-        # Either may have happened while the head was on its way through Trio.
-        if self._stopped is not None:
-            relay.stop(Failed(self._stopped))
-        elif self._gone:
-            relay.stop(Closed())
-        self._outcome = outcome = await relay.run()
-        self._verdict = of_outcome(outcome, incoming.status, None if self._standard is None else self._standard.watch)
-        if isinstance(outcome.ending, Failed):
-            self._error = outcome.ending.error
-            if not incoming.status:
-                await self._fail(self._error)
+    # Concluding.
 
-    def _pipeline(self, head: Head) -> Pipeline:
-        if self._request.method == b"HEAD" or head.status == 204 or not is_event_stream(head):
-            return Pipeline()
-        self._standard = StandardPipeline(
-            dialect_for(self._path),
-            max_line=self._settings.max_line,
-            on_first_data=self._note_first_data,
-            on_watch_error=lambda error: self._app.log_exception("the watch of a stream failed", error),
+    _committed: bool | None = None  # when something went wrong
+
+    def _conclude(self, error: Exception | None) -> None:
+        answer, incoming = self._answer, self.incoming
+        facts = Facts(
+            write_error=answer.write_error,
+            left=answer.left,
+            ended=answer.ended_before if answer.left else answer.passed_end,
+            said_error=answer.said_error,
+            error=error if error is not None or answer.whole else Drained("the proxy had to end"),
+            status=incoming.status,
         )
-        return self._standard
-
-    def _note_first_data(self) -> None:
-        self._first_data = trio.current_time()
-
-    async def _fail(self, error: Exception) -> None:
-        """Answer with the status of ``error``, if nothing was answered yet; cut the answer otherwise."""
-        self._error = error
-        self._verdict = of_error(error)
-        if self._verdict in (Verdict.CLIENT_GONE, Verdict.CLIENT_STUCK):
-            return
-        if self._verdict is Verdict.INTERNAL_ERROR:
+        verdict = decide(facts)
+        if verdict is Verdict.INTERNAL_ERROR and error is not None:
             self._app.log_exception("an exchange failed", error)
-        status, message = _as_answer(error)
-        headers = plain_head(self._id)
-        if self._called.is_set() and not isinstance(error, RequestError):
-            # The upstream may have begun to generate: a repetition would be paid for twice.
-            headers = (*headers, _NOT_AGAIN)
-        cannot_tell = (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout, h11.LocalProtocolError)
-        with contextlib.suppress(*cannot_tell):
-            if self._incoming.status:
-                await self._incoming.finish(Failed(error))
-            else:
-                await self._incoming.reply(status, headers, error_body(status, message, self._id))
+        close_errors = [call.outcome.close_error for call in answer.calls if call.outcome.close_error is not None]
+        self.outcome = ExchangeOutcome(
+            verdict=verdict,
+            ended_by=ended_by(verdict, facts),
+            status=incoming.status,
+            committed=answer.committed if self._committed is None else self._committed,
+            error=error,
+            write_error=answer.write_error,
+            close_error=close_errors[0] if close_errors else None,
+            calls=tuple(answer.calls),
+            keep_alives=answer.keep_alives,
+        )
+        self._log(self.outcome)
 
-    def _log(self) -> None:
-        incoming = self._incoming
-        outcome = self._outcome
-        verdict = self._verdict or Verdict.DRAINED
-        counter = None if self._standard is None else self._standard.counter
-        now = trio.current_time()
+    def _log(self, outcome: ExchangeOutcome) -> None:
+        calls = outcome.calls
+        pipelines = [call.pipeline for call in calls if call.pipeline is not None]
+        last = calls[-1] if calls else None
+        watch = pipelines[-1].watch if pipelines else None
+        firsts = [call.outcome.first_out for call in calls if call.outcome.first_out is not None]
+        log = self._app.log.info if outcome.verdict in _INFO else self._app.log.warning
 
         def since(moment: float | None) -> float | None:
             return None if moment is None else round(moment - self._started, 4)
 
-        self._app.log.info(
+        def said(error: Exception | None) -> str | None:
+            return None if error is None else plain(str(error).encode())
+
+        log(
             "exchange",
-            id=self._id,
-            peer=incoming.connection.peer,
-            method=plain(self._request.method),
-            path=plain(self._path.partition(b"?")[0]),
-            status=incoming.status,
-            verdict=verdict.value,
-            ended_by=ended_by(verdict, None if outcome is None else outcome.ending),
-            events=None if counter is None else counter.data_events,
-            comments=None if counter is None else counter.comments,
-            bytes_in=0 if outcome is None else outcome.bytes_in,
-            bytes_out=0 if outcome is None else outcome.bytes_out,
-            first_byte=since(None if outcome is None else outcome.first_out),
-            first_data=since(self._first_data),
-            duration=since(now),
-            error=None if self._error is None else plain(str(self._error).encode()),
+            id=self.id,
+            peer=self.incoming.connection.peer,
+            method=plain(self.request.method),
+            path=plain(self.path.partition(b"?")[0]),
+            status=outcome.status,
+            verdict=outcome.verdict.value,
+            ended_by=outcome.ended_by,
+            committed=outcome.committed,
+            reason=None if outcome.error is None else reason_of(outcome.error),
+            error=said(outcome.error),
+            write_error=said(outcome.write_error),
+            close_error=said(outcome.close_error),
+            upstream=str(self._settings.upstream),
+            upstream_status=None if last is None else last.head.status,
+            upstream_content_type=None if last is None else plain(last.head.get(b"content-type") or b""),
+            calls=len(calls),
+            model=None if watch is None or watch.model is None else plain(watch.model.encode()),
+            events=sum(pipeline.counter.data_events for pipeline in pipelines) if pipelines else None,
+            comments=sum(pipeline.counter.comments for pipeline in pipelines) if pipelines else None,
+            empty_events=sum(pipeline.counter.control_blocks for pipeline in pipelines) if pipelines else None,
+            saw_end=None if watch is None else watch.ended,
+            usage=None if watch is None or watch.usage is None else _figures(watch.usage),
+            keep_alives=outcome.keep_alives,
+            bytes_in=sum(call.outcome.bytes_in for call in calls),
+            bytes_out=sum(call.outcome.bytes_out for call in calls),
+            first_byte=since(min(firsts, default=None)),
+            first_data=since(self._answer.first_data),
+            duration=since(trio.current_time()),
         )
 
 
-def _as_answer(error: Exception) -> tuple[int, str]:
-    """Status and words for the client's user; the operator's words are in the log."""
-    match error:
-        case RequestError():
-            return error.status, str(error)
-        case UpstreamTimeout():
-            return error.status, "The model's server did not answer in time. Please try again."
-        case UpstreamError():
-            return error.status, "The model's server could not be reached, or broke off. Please try again."
-        case StreamError():
-            return 502, "The model's server did not give a complete answer. Please try again."
-        case Drained():
-            return 503, "This service is restarting. Please try again."
-        case _:
-            return 500, "Something went wrong in this service."
+def _figures(usage: object) -> dict[str, int]:
+    """The plain numbers of a usage object."""
+    assert isinstance(usage, dict)
+    figures = {plain(str(key).encode()): value for key, value in usage.items() if type(value) is int}
+    return dict(list(figures.items())[:MAX_USAGE])
+
+
+#: Answers a request.
+Handler: TypeAlias = Callable[[Exchange], Awaitable[None]]
+
+
+async def forward(exchange: Exchange) -> None:
+    """Pass the request on, and the upstream's answer back: what the proxy does by default."""
+    async with exchange.answer() as answer:
+        await answer.relay(await exchange.call())

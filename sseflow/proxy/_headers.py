@@ -56,6 +56,7 @@ def upstream_request(
     request: Request,
     framing: Framing,
     *,
+    target: bytes,
     authority: str,
     prefix: str,
     peer: str,
@@ -74,7 +75,7 @@ def upstream_request(
     expectation = request.get(b"expect")
     if expectation is not None and expectation.lower() != b"100-continue":
         raise RequestError(417, "the only expectation that can be met is 100-continue")
-    target, host = target_of(request)
+    host = target_of(request)[1]
     drop = _HOP_BY_HOP | connection_options(request.headers) | {b"host", b"via", b"accept-encoding", b"x-request-id"}
     if framing == Chunked() or isinstance(framing, Counted):
         drop = drop | {b"content-length"}
@@ -123,6 +124,20 @@ def client_head(head: Head, *, http_version: bytes, request_id: str) -> Head:
         if b"x-accel-buffering" not in names:
             headers.append((b"X-Accel-Buffering", b"no"))
     return Head(head.status, tuple(headers))
+
+
+def own_head(request_id: str) -> Head:
+    """The head of an event stream that is begun before any upstream has begun one."""
+    return Head(
+        200,
+        (
+            (b"Content-Type", b"text/event-stream"),
+            (b"Cache-Control", b"no-cache"),
+            (b"X-Accel-Buffering", b"no"),
+            (b"Via", b"1.1 " + VIA_NAME),
+            (b"X-Request-Id", request_id.encode()),
+        ),
+    )
 
 
 def plain_head(request_id: str) -> Headers:

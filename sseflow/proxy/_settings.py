@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
 
@@ -12,6 +12,10 @@ from .._lines import DEFAULT_MAX_LINE
 from ..http import Address, HeadLimits, Origin, ServerLimits
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+WARM = 0.1
+"""Seconds that a head waits for the first content with ``gate="warm"``: what fails at once is still a status."""
 
 
 @attrs.frozen(kw_only=True)
@@ -28,16 +32,42 @@ class Settings:
     server: ServerLimits = ServerLimits()
     upstream_head: HeadLimits = HeadLimits()
     max_connections: int = 4096
+    max_streams: int = 4096
+    """Requests that are answered at the same time; one more is told to come back (503)."""
+
     connect_timeout: float = 10.0
+    tls_timeout: float = 10.0
     upstream_head_timeout: float = 0.0
     """Until the upstream's head has come; 0: none, since a model may think for long before its first word."""
+
+    gate: Literal["content", "warm", "first_event", "off"] = "content"
+    """What the head of a stream waits for: its first content, or no longer than `WARM`; its first event; nothing."""
 
     gate_open_after: float = 15.0
     """Until an answer is begun though its stream holds no data yet; 0: never. Clients wait for a head less patiently
     than for a token, and what is in front of us, too. From then on a failure can no longer be a status."""
 
+    keep_alive: float = 10.0
+    """Of silence to the client until a keep-alive is written; 0: none. Load balancers hang up after 30 to 60 s."""
+
+    comments: Literal["strip", "forward", "replace"] = "strip"
+    """What becomes of comments: ``replace`` drops them as ``strip`` does, and insists on keep-alives of our own."""
+
+    error_end: Literal["abort", "clean"] = "abort"
+    """How a stream that failed is ended behind its error event. A clean end many clients take for a complete answer."""
+
+    on_client_gone: Literal["cancel", "drain"] = "cancel"
+    """What becomes of the upstream's answer when the client leaves: ``drain`` reads on, for the usage at its end."""
+
+    client_drain_time: float = 30.0
+    client_drain_bytes: int = 4 * 1024 * 1024
+    """How long, and how many bytes, at most."""
+
     idle_timeout: float = 300.0
     """Of silence in the upstream's answer; any byte counts. 0: none."""
+
+    progress_timeout: float = 600.0
+    """Without content in an event stream of the upstream: pings and comments do not count. 0: none."""
 
     upstream_write_timeout: float = 60.0
     """For one write of a request to an upstream that does not read."""
@@ -62,6 +92,11 @@ class Settings:
 
     trailers: frozenset[bytes] = frozenset()
     """Trailers, in lower case, that are passed on to clients."""
+
+    @property
+    def opens_after(self) -> float:
+        """Seconds until an answer without data is begun; 0: never."""
+        return WARM if self.gate == "warm" else self.gate_open_after
 
     def trusts(self, peer: str) -> bool:
         """Whether ``peer``, an IP address or ``unix``, is among the trusted."""

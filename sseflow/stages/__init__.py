@@ -5,6 +5,7 @@ from ._commit_gate import CommitGate as CommitGate
 from ._data_counter import DataCounter as DataCounter
 from ._eof_recorder import EofRecorder as EofRecorder
 from ._error_mapper import ErrorMapper as ErrorMapper
+from ._hold_ending import HoldEnding as HoldEnding
 from ._require import RequireData as RequireData
 from ._require import RequireEnd as RequireEnd
 from ._tee import Tee as Tee
@@ -17,6 +18,7 @@ __all__ = [
     "DataCounter",
     "EofRecorder",
     "ErrorMapper",
+    "HoldEnding",
     "RequireData",
     "RequireEnd",
     "Tee",

@@ -43,6 +43,7 @@ from sseflow import (
     Stage,
     StandardPipeline,
     Truncated,
+    UpstreamRefused,
     by_event,
     by_line,
 )
@@ -368,7 +369,7 @@ def test_documented_errors_only(chunks: list[bytes], end: End, dialect: PlainSSE
     *_, ending = drive(pipeline, chunks, end)
     assert broken == []
     if isinstance(ending, Failed) and ending != end:
-        documented = (EmptyStream, Truncated, CutMidEvent, LineTooLong, HeldTooMuch)
+        documented = (EmptyStream, Truncated, CutMidEvent, LineTooLong, HeldTooMuch, UpstreamRefused)
         assert type(ending.error) in documented
 
 

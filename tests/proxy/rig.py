@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import ssl
 from typing import Any, TypeAlias
 
@@ -34,6 +35,14 @@ TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reaso
 STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 LAST = b"0\r\n\r\n"
+
+_ERROR_EVENT = re.compile(rb'(?:event: error\ndata|data): (\{(?:"error"|"type": "error").*\})\n\n\Z')
+
+
+def split_error(body: bytes) -> tuple[bytes, Any]:
+    """A body without the error event at its end, and what that says; None if there is none."""
+    found = _ERROR_EVENT.search(body)
+    return (body, None) if found is None else (body[: found.start()], json.loads(found[1])["error"])
 
 
 class Log(io.StringIO):

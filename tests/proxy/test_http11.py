@@ -324,8 +324,8 @@ async def test_tcp_options_are_set_on_both_legs(rig: Rig) -> None:
     _, upstream = await rig.reach(GET)
     (connection,) = rig.app._server._connections
     (exchange,) = rig.app._exchanges
-    assert exchange._call is not None
-    for wire in (connection.wire, exchange._call._wire):
+    (call,) = exchange._calls
+    for wire in (connection.wire, call._wire):
         assert isinstance(wire, SocketWire)
         sock = wire._sock
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -59,7 +59,7 @@ async def test_a_body_in_chunks_is_bounded(starter: Starter) -> None:
     assert (answer.status, answer.get(b"connection")) == (413, b"close")
     assert LAST not in await upstream.rest()
     line = await rig.line()
-    assert (line["verdict"], line["ended_by"]) == ("refused", "proxy")
+    assert (line["verdict"], line["ended_by"]) == ("over_limit", "client")
 
 
 async def test_a_malformed_body_is_refused(rig: Rig) -> None:
@@ -84,7 +84,7 @@ async def test_a_body_that_goes_wrong_behind_the_answer(rig: Rig) -> None:
     await client.send(b"zz\r\n")
     assert LAST not in await client.rest()
     line = await rig.line()
-    assert (line["verdict"], line["status"], line["ended_by"]) == ("refused", 200, "proxy")
+    assert (line["verdict"], line["status"], line["ended_by"]) == ("malformed", 200, "client")
 
 
 async def test_the_upstreams_head_is_bounded(starter: Starter) -> None:
@@ -200,7 +200,7 @@ async def test_the_gate_opens_when_its_time_is_up(starter: Starter, jumping_cloc
     assert b"HTTP/1.1 200 OK\r\n" in await client.until(b"\r\n\r\n")
     assert 15 <= trio.current_time() - began <= 17
     await upstream.send(chunked(TOKEN, STOP, DONE) + LAST)
-    assert await client.until(LAST) == b"".join([chunked(TOKEN, STOP, DONE), LAST])
+    assert await client.until(LAST) == chunked(TOKEN, STOP, DONE) + LAST
     line = await rig.line()
     assert (line["verdict"], line["comments"], line["events"]) == ("complete", 1, 3)
 
@@ -224,7 +224,8 @@ async def test_an_end_without_the_terminator_is_waited_for(rig: Rig, jumping_clo
     await trio.sleep(100)
     await upstream.send(chunked(DONE) + LAST)
     answer = await client.answer()
-    assert (answer.body, answer.complete) == (TOKEN + STOP + DONE, True)
+    assert (answer.body.replace(b":\n", b""), answer.complete) == (TOKEN + STOP + DONE, True)
+    assert 8 <= answer.body.count(b":\n") <= 10
 
 
 async def test_a_slow_head(rig: Rig, jumping_clock: trio.testing.MockClock) -> None:
@@ -245,7 +246,7 @@ async def test_a_slow_body(rig: Rig, jumping_clock: trio.testing.MockClock, stre
     answer = await client.answer()
     assert (answer.status, answer.get(b"connection")) == (408, b"close")
     line = await rig.line()
-    assert (line["verdict"], line["ended_by"]) == ("refused", "proxy")
+    assert (line["verdict"], line["ended_by"]) == ("client_stuck", "client")
     assert line["duration"] == pytest.approx(30, abs=0.1)
     if upstream is not None:
         assert (await upstream.rest()).endswith(b"hel")
@@ -302,11 +303,10 @@ async def test_a_client_that_does_not_read_its_1xx(unix: Rig, jumping_clock: tri
 
 
 async def test_a_client_that_does_not_read_errors(unix: Rig, jumping_clock: trio.testing.MockClock) -> None:
-    """The same for answers of our own, of which a client may have asked for many."""
+    """The same for answers of our own, of which a client may have asked for many: its connection is closed."""
     client = await unix.client(GET.replace(b"Host: a", b"Host: b") * 2000)
-    while (line := await unix.line())["duration"] < 1:
-        assert line["verdict"] == "refused"
-    assert 30 <= line["duration"] < 40
+    await trio.sleep(35)
+    assert len(unix.log.unread("refused")) < 2000
     assert b"421" in await client.rest()
 
 
@@ -319,7 +319,7 @@ async def test_real_deadlines(starter: Starter) -> None:
     for settings, request, reply, status, verdict in (
         ({"upstream_head_timeout": short}, CHAT, b"", 504, "upstream_lost"),
         ({"idle_timeout": short}, CHAT, STREAM, 504, "stalled_idle"),
-        ({"server": ServerLimits(body_timeout=short)}, POST, None, 408, "refused"),
+        ({"server": ServerLimits(body_timeout=short)}, POST, None, 408, "client_stuck"),
     ):
         rig = await starter(**settings)
         client = await rig.client(request)

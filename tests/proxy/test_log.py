@@ -6,16 +6,11 @@ import io
 import json
 
 import pytest
-import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sseflow import Closed, CutMidEvent, EmptyStream, Eof, Failed, LineTooLong, Outcome, Truncated, UpstreamTimeout
-from sseflow.dialects import OpenAIChat
-from sseflow.http import Origin, WriteTimeout
+from sseflow.http import Origin
 from sseflow.proxy._log import MAX_TEXT, make_logger, plain
-from sseflow.proxy._verdict import IDLE_REASON, Drained, Verdict, ended_by, of_outcome
-from sseflow.stages import Watch
 
 from .peers import chunked
 from .rig import CHAT, DONE, GET, LAST, STOP, STREAM, TOKEN, Rig, Starter
@@ -31,8 +26,10 @@ async def test_one_line_says_what_became_of_an_exchange(rig: Rig) -> None:
     await client.answer()
     line = await rig.line()
     assert line.keys() == {
-        *("timestamp", "level", "event", "id", "peer", "method", "path", "status", "verdict", "ended_by", "events"),
-        *("comments", "bytes_in", "bytes_out", "first_byte", "first_data", "duration", "error"),
+        *("timestamp", "level", "event", "id", "peer", "method", "path", "status", "verdict", "ended_by", "committed"),
+        *("reason", "error", "write_error", "close_error", "upstream", "upstream_status", "upstream_content_type"),
+        *("calls", "model", "events", "comments", "empty_events", "saw_end", "usage", "keep_alives"),
+        *("bytes_in", "bytes_out", "first_byte", "first_data", "duration"),
     }
     assert (line["peer"], line["method"], line["path"]) == ("127.0.0.1", "POST", "/v1/chat/completions")
     assert (line["events"], line["comments"]) == (3, 2)
@@ -198,58 +195,3 @@ def test_a_log_that_is_closed_is_silent() -> None:
     log = make_logger(out, json=True)
     out.close()
     log.info("exchange")
-
-
-# Verdicts that are hard to stage.
-
-
-def outcome(ending: Eof | Failed | Closed, *, write_error: Exception | None = None) -> Outcome:
-    return Outcome(
-        ending=ending,
-        committed=True,
-        write_error=write_error,
-        close_error=None,
-        chunks_in=0,
-        bytes_in=0,
-        bytes_out=0,
-        started=0,
-        first_in=None,
-        first_out=None,
-        ended=0,
-    )
-
-
-IDLE = UpstreamTimeout("", reason=IDLE_REASON)
-BROKEN_PIPE = trio.BrokenResourceError()
-VERDICTS = {
-    "complete": (outcome(Eof()), 200, Verdict.COMPLETE, "upstream"),
-    "an error of the upstream's": (outcome(Eof()), 500, Verdict.UPSTREAM_ERROR, "upstream"),
-    "empty": (outcome(Failed(EmptyStream())), 0, Verdict.EMPTY, "upstream"),
-    "truncated": (outcome(Failed(Truncated())), 200, Verdict.TRUNCATED, "upstream"),
-    "cut in an event": (outcome(Failed(CutMidEvent())), 200, Verdict.CUT_MID_EVENT, "upstream"),
-    "too long": (outcome(Failed(LineTooLong(1, 2))), 200, Verdict.OVER_LIMIT, "proxy"),
-    "idle": (outcome(Failed(IDLE)), 200, Verdict.STALLED_IDLE, "proxy"),
-    "no head in time": (outcome(Failed(UpstreamTimeout("", reason="x"))), 0, Verdict.UPSTREAM_LOST, "upstream"),
-    "drained": (outcome(Failed(Drained())), 200, Verdict.DRAINED, "proxy"),
-    "a bug": (outcome(Failed(ValueError())), 200, Verdict.INTERNAL_ERROR, "proxy"),
-    "the client left": (outcome(Closed()), 200, Verdict.CLIENT_GONE, "client"),
-    "it could not be told the end": (outcome(Eof(), write_error=BROKEN_PIPE), 200, Verdict.CLIENT_GONE, "client"),
-    "it does not read": (outcome(Closed(), write_error=WriteTimeout()), 200, Verdict.CLIENT_STUCK, "client"),
-}
-
-
-@pytest.mark.parametrize(("made", "status", "verdict", "by"), VERDICTS.values(), ids=VERDICTS)
-def test_the_verdict(made: Outcome, status: int, verdict: Verdict, by: str) -> None:
-    """Each outcome has one word, and one who ended it."""
-    assert of_outcome(made, status, None) is verdict
-    assert ended_by(verdict, made.ending) == by
-
-
-def test_behind_the_dialects_end_everything_is_complete() -> None:
-    """A client that leaves, or a transport that breaks, behind the end takes nothing away; a stuck client does."""
-    watch = Watch(OpenAIChat())
-    watch.ended = True
-    assert of_outcome(outcome(Closed()), 200, watch) is Verdict.COMPLETE
-    assert of_outcome(outcome(Failed(IDLE)), 200, watch) is Verdict.COMPLETE
-    assert of_outcome(outcome(Failed(Drained())), 200, watch) is Verdict.DRAINED
-    assert of_outcome(outcome(Closed(), write_error=WriteTimeout()), 200, watch) is Verdict.CLIENT_STUCK

@@ -169,9 +169,9 @@ async def test_what_does_not_end_is_cut(upstream: Upstream, number: signal.Signa
         await child.line("draining")
         if twice:
             child.process.send_signal(number)
-        assert await client.rest() == b"\r\n"
+        assert b'"code": "drained"' in await client.rest()
         assert client.ending == "eof"
-        assert await old.rest() == b""
+        await old.rest()
         assert old.ending == "reset"
         client.close()
         old.close()

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import pytest
 
 from .peers import Peer, chunked
-from .rig import CHAT, DONE, STOP, STREAM, STREAM_HEAD, TOKEN, Rig
+from .rig import CHAT, DONE, STOP, STREAM, STREAM_HEAD, TOKEN, Rig, split_error
 
 Break: TypeAlias = Callable[[Peer], Awaitable[None]]
 
@@ -155,7 +155,8 @@ async def test_a_counted_event_stream_that_is_too_short_is_cut(rig: Rig) -> None
     await upstream.finish()
     answer = await client.answer()
     assert answer.get(b"content-length") is None
-    assert (answer.body, answer.complete) == (TOKEN, False)
+    body, error = split_error(answer.body)
+    assert (body, error["code"], answer.complete) == (TOKEN, "upstream_lost", False)
     assert (await rig.line())["verdict"] == "upstream_lost"
 
 
@@ -171,7 +172,8 @@ async def test_a_stream_until_close_ends_with_its_dialect(rig: Rig) -> None:
     await upstream.send(STREAM_HEAD + b"\r\n" + TOKEN)
     await upstream.finish()
     answer = await client.answer()
-    assert (answer.body, answer.complete) == (TOKEN, False)
+    body, error = split_error(answer.body)
+    assert (body, error["code"], answer.complete) == (TOKEN, "truncated", False)
     assert (await rig.line())["verdict"] == "truncated"
 
 

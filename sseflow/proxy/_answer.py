@@ -1,0 +1,568 @@
+"""One answer to a client, made of one upstream call, or of several in a row."""
+
+# At any moment one task writes to the client. While a call is relayed that is the relay's pump, which is the task that
+# called `relay`. Between two calls, and before the first, that task waits for something else: then
+# `start_warming` starts a task that makes one write and ends. Whoever writes next waits for it first (`_settle`); it
+# waits for nothing but the client, and that no longer than a write may take. So there is no lock, and nothing to hold.
+#
+# Whether the answer has begun is a state that is set where the head is written, and nowhere else. It is never inferred.
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from types import TracebackType
+
+import attrs
+import h11
+import trio
+
+from .. import (
+    Closed,
+    CutMidEvent,
+    End,
+    Eof,
+    Failed,
+    Head,
+    Outcome,
+    Pipeline,
+    Relay,
+    RequestError,
+    StandardPipeline,
+    StreamError,
+    TooLong,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamRefused,
+    UpstreamTimeout,
+    is_event_stream,
+)
+from ..dialects import Dialect, DialectError, error_in
+from ..http import Call, Incoming, WriteTimeout
+from ..stages import HoldEnding
+from ._headers import client_head, own_head, plain_head
+from ._settings import Settings
+from ._verdict import Drained, Interrupted, Verdict, of_error
+
+TRAILER = b"Sseflow-Verdict"
+"""Says the verdict behind an answer that is ended cleanly whatever became of it."""
+
+ERROR_TIMEOUT = 5.0
+"""Seconds to tell the client what went wrong. A client that reads takes it at once."""
+
+MAX_ERROR_BODY = 64 * 1024
+"""Of the body of an upstream's error that is read to find out what it says."""
+
+#: Ends of a body behind which the client stands between two events. No state is kept: no answer means no.
+_BETWEEN = (b"\n\n", b"\n\r\n", b"\r\r", b"\r\r\n")
+
+
+class State(enum.Enum):
+    """How far an answer is."""
+
+    UNCOMMITTED = "uncommitted"
+    """Nothing was written: it can still become any status."""
+
+    STREAM = "stream"
+    """An event stream has begun: it can be kept warm, go on with another call, and end with an error event."""
+
+    PLAIN = "plain"
+    """Something else has begun."""
+
+    ENDED = "ended"
+    """Its end was written, or it was aborted."""
+
+
+@attrs.frozen
+class CallOutcome:
+    """What became of one upstream call of an answer."""
+
+    head: Head
+    """The upstream's."""
+
+    outcome: Outcome
+    pipeline: StandardPipeline | None
+    """With the counter, the watch, and the recorder of its ending; None if it was no event stream."""
+
+
+class Answer:
+    """The answer to one request. Use it as ``async with exchange.answer() as answer``.
+
+    ``await answer.relay(call)`` passes on what an upstream answers, and ends the answer as the call ended. With
+    ``last=False`` the call's end is kept back, and another call may follow; then `finish` sends the end that was kept
+    back last. So the terminator is always one that an upstream has sent. The head of a later call is checked and
+    dropped: there is one head, one stream, and one verdict.
+    """
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        settings: Settings,
+        dialect: Dialect,
+        *,
+        request_id: str,
+        asks_for_stream: Callable[[], bool],
+        on_over: Callable[[], None],
+        on_watch_error: Callable[[Exception], object],
+    ) -> None:
+        self.state = State.UNCOMMITTED
+        self.calls: list[CallOutcome] = []
+        self.keep_alives = 0
+        """Keep-alives that were written."""
+
+        self.running: Relay | None = None
+        """The call that is being relayed."""
+
+        self.pipeline: StandardPipeline | None = None
+        """The pipeline of the call that is, or was last, relayed, if that is an event stream."""
+
+        self.first_data: float | None = None
+        """When the first data came that opens a gate."""
+
+        self.write_error: Exception | None = None
+
+        self.whole = False
+        """A clean end was written, and behind it nothing is missing."""
+
+        self.left = False
+        """The client left before the end."""
+
+        self.ended_before = False
+        """Whether the dialect's end had been passed on when it did."""
+
+        self.ends_with_client = settings.on_client_gone == "cancel"
+        """Whether a call ends when the client leaves."""
+
+        self.left_at = 0.0
+        self.bytes_when_left = 0
+
+        self._incoming = incoming
+        self._settings = settings
+        self._dialect = dialect
+        self._request_id = request_id
+        self._asks_for_stream = asks_for_stream
+        self._on_over = on_over
+        self._on_watch_error = on_watch_error
+        self._entered = False
+        self._sink: _CallSink | None = None
+        self._held: HoldEnding | None = None
+        self._pending: Head | None = None  # of a call that has brought nothing yet but its end
+        self._warming: trio.Event | None = None  # set when a `keep_warm` that is under way has written
+        self._quiet_since = trio.current_time()
+
+    async def __aenter__(self) -> Answer:
+        if self._entered:
+            raise RuntimeError("a request has one answer")
+        self._entered = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None and self.state is not State.ENDED:
+            raise RuntimeError("an answer was left without an end")
+
+    @property
+    def committed(self) -> bool:
+        """Whether the head was written."""
+        return self.state is not State.UNCOMMITTED
+
+    @property
+    def passed_end(self) -> bool:
+        """Whether the dialect's end came, and was not kept back."""
+        return self.pipeline is not None and self.pipeline.watch.ended and self._held is None
+
+    @property
+    def said_error(self) -> bool:
+        """Whether an error of an upstream stood in the stream, and was passed on."""
+        return self.pipeline is not None and self.pipeline.watch.error is not None and self.pipeline.gate.is_open
+
+    # Relaying.
+
+    async def relay(self, call: Call, *, last: bool = True) -> Outcome:
+        """Pass on what an upstream has answered, and say what became of it.
+
+        Args:
+            call: its head has come; see `Exchange.call`. It is closed.
+            last: False keeps back the dialect's end, and what comes behind it, up to 1 MiB; what an earlier call has
+                kept back is dropped either way.
+
+        Raises:
+            UpstreamRefused: a later call has no 2xx event stream; or its stream begins with an error.
+            StreamError, UpstreamError: the stream failed. With the error, the exchange will fail.
+        """
+        await self._settle()
+        if self.state in (State.PLAIN, State.ENDED):
+            raise RuntimeError("an answer that is not an event stream, or has ended, cannot go on with another call")
+        pipeline = await self._admit(call, last=last)
+        incoming, settings = self._incoming, self._settings
+        incoming.verbatim = call
+        incoming.allowed_trailers = settings.trailers
+        self._sink = sink = _CallSink(self, incoming, last=last)
+        head = client_head(call.head, http_version=call.http_version, request_id=self._request_id)
+        self.running = relay = Relay(call, pipeline, sink, head=head, on_wake=self._write_keep_alive)
+        sink.pipeline = pipeline
+        try:
+            outcome = await relay.run()
+        finally:
+            self.running = None
+            self._quiet_since = max(self._quiet_since, relay.quiet_since)
+        self.calls.append(CallOutcome(call.head, outcome, self.pipeline))
+        if isinstance(outcome.write_error, h11.LocalProtocolError):
+            raise UpstreamProtocolError("the head of the upstream's answer is malformed", reason="http_protocol_error")
+        self.write_error = self.write_error or outcome.write_error
+        match outcome.ending:
+            case Failed(error):
+                raise error
+            case Eof() if not self.left:
+                if not last and self.pipeline is not None:
+                    _check_can_go_on(self.pipeline)
+            case _:
+                # The client has left. There is nothing more to do for whoever answers it.
+                self._on_over()
+                await trio.lowlevel.checkpoint()
+        return outcome
+
+    async def _admit(self, call: Call, *, last: bool) -> Pipeline:
+        """The pipeline for a call, if what it answers can be passed on."""
+        head, settings = call.head, self._settings
+        streams = is_event_stream(head) and 200 <= head.status < 300
+        must_stream = self.state is State.STREAM or (
+            200 <= head.status < 300 and head.status != 204 and self._asks_for_stream()
+        )
+        self.pipeline, self._held = None, None
+        if must_stream and not streams:
+            raise await self._refusal(call)
+        if self._incoming.request.method == b"HEAD" or not streams:
+            if not last:
+                await call.aclose()
+                raise UpstreamRefused("the upstream answered with no event stream", status=502)
+            return Pipeline()
+        self._held = None if last else HoldEnding(self._dialect)
+        self.pipeline = StandardPipeline(
+            self._dialect,
+            gate="content" if settings.gate == "warm" else settings.gate,
+            strip=settings.comments != "forward",
+            edit=() if self._held is None else (self._held,),
+            drop_bom=self.state is State.STREAM,
+            max_line=settings.max_line,
+            on_first_data=self._note_first_data,
+            on_refused=self._refuse,
+            on_watch_error=self._on_watch_error,
+        )
+        return self.pipeline
+
+    def _note_first_data(self) -> None:
+        self.first_data = self.first_data or trio.current_time()
+
+    def _refuse(self, error: UpstreamRefused) -> None:
+        if self.running is not None:
+            self.running.stop(Failed(error))
+
+    async def _refusal(self, call: Call) -> UpstreamError:
+        """What is wrong with a call that should have brought an event stream."""
+        body = b""
+        try:
+            with trio.move_on_after(ERROR_TIMEOUT):
+                while len(body) <= MAX_ERROR_BODY and (data := await call.receive_some()):
+                    body += data
+        except UpstreamError:
+            pass  # what has come will do
+        finally:
+            with trio.CancelScope(shield=True):
+                await call.aclose()
+        status = call.head.status
+        said = error_in(body)
+        if said is None and status < 400:
+            kind = (call.head.get(b"content-type") or b"nothing").decode("ascii", "backslashreplace")[:80]
+            return UpstreamProtocolError(
+                f"a stream was asked for, and the upstream answered {status} with {kind}", reason="http_protocol_error"
+            )
+        message = f"the upstream answered {status} with an error"
+        return (said or DialectError()).refusal(message, status=status if status >= 400 else None)
+
+    # Writing.
+
+    async def commit(self) -> None:
+        """Begin the answer as an event stream now. Does nothing if it has begun."""
+        await self._settle()
+        await self._commit()
+
+    async def _commit(self) -> None:
+        if self.state is State.UNCOMMITTED:
+            head = self._pending or own_head(self._request_id)
+            await self.write_head(head, b"")
+
+    async def finish(self) -> None:
+        """End the answer with what the last call has kept back, as it came.
+
+        Raises:
+            RuntimeError: there is no such call: it would be an end that no upstream has sent.
+        """
+        await self._settle()
+        if self.state is State.ENDED or self._held is None or not isinstance(self.calls[-1].outcome.ending, Eof):
+            raise RuntimeError("an answer can be finished only behind a call that was relayed with last=False")
+        held = self._held.held
+        await self._commit()
+        self._held = None
+        if held:
+            await self._incoming.send_all(held)
+        await self.end_cleanly()
+
+    async def write_head(self, head: Head, data: bytes) -> None:
+        """Commit to ``head``."""
+        streams = is_event_stream(head) and 200 <= head.status < 300
+        if streams and self._wants_trailer:
+            head = Head(head.status, (*head.headers, (b"Trailer", TRAILER)))
+        # Before the write: one that is cut is a commit, too.
+        self.state = State.STREAM if streams else State.PLAIN
+        try:
+            await self._incoming.send_head(head, data)
+        except h11.LocalProtocolError:  # it is no valid head, and was not written
+            self.state = State.UNCOMMITTED
+            raise
+
+    async def end_cleanly(self, verdict: Verdict | None = None) -> None:
+        """Write a clean end."""
+        if verdict is None:
+            verdict = Verdict.UPSTREAM_ERROR if self.said_error else Verdict.COMPLETE
+        trailers = ((TRAILER, verdict.value.encode()),) if self.state is State.STREAM and self._wants_trailer else ()
+        await self._incoming.finish(Eof(), trailers)
+        self.state = State.ENDED
+        self.whole = True
+
+    @property
+    def _wants_trailer(self) -> bool:
+        return self._settings.error_end == "clean" and self._incoming.request.takes_trailers
+
+    @property
+    def _is_between_events(self) -> bool:
+        last = self._incoming.last
+        return self._incoming.connection.intact and (not last or last.endswith(_BETWEEN))
+
+    # Keeping warm.
+
+    def quiet_for(self, now: float) -> float:
+        """Seconds for which the client was sent nothing."""
+        since = self._quiet_since if self.running is None else max(self._quiet_since, self.running.quiet_since)
+        return now - since
+
+    @property
+    def can_be_kept_warm(self) -> bool:
+        """Whether a keep-alive can be written now."""
+        terminated = self.pipeline is not None and self.pipeline.watch.terminated and self._held is None
+        return self.state is State.STREAM and not terminated and self._is_between_events
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing is relayed, and nobody is about to write."""
+        return self.running is None and self._warming is None and self.state is not State.ENDED
+
+    def start_warming(self, nursery: trio.Nursery) -> None:
+        """Begin the answer, or write a keep-alive, in a task of its own. Only while the answer `is_waiting`."""
+        self._warming = trio.Event()  # now, and not when the task first runs: whoever is about to write must see it
+        nursery.start_soon(self._warm, self._warming)
+
+    async def _warm(self, done: trio.Event) -> None:
+        try:
+            if self.state is State.UNCOMMITTED:
+                await self._commit()
+                self._quiet_since = trio.current_time()
+            else:
+                await self._write_keep_alive()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout) as error:
+            self.write_error = self.write_error or error
+            self._on_over()
+        finally:
+            self._warming = None
+            done.set()
+
+    async def _settle(self) -> None:
+        if self._warming is not None:
+            await self._warming.wait()
+
+    async def _write_keep_alive(self) -> None:
+        """Write a keep-alive, if one is due."""
+        now = trio.current_time()
+        due = 0 < self._settings.keep_alive <= self.quiet_for(now)
+        if due and self.can_be_kept_warm:
+            await self._incoming.send_aside(self._dialect.keep_alive)
+            self._quiet_since = now
+            self.keep_alives += 1
+
+    # Ending badly.
+
+    def stop(self, end: End) -> bool:
+        """End the call that is being relayed; False if there is none. Returns at once."""
+        if self.running is None:
+            return False
+        self.running.stop(end)
+        return True
+
+    def leave(self) -> None:
+        """The client has left. What has not been passed on by now never was. Returns at once."""
+        if self.left:
+            return
+        self.left = True
+        self.ended_before = self.passed_end
+        if self.running is None:
+            self._on_over()
+        elif self.ends_with_client or self.ended_before:
+            self.running.stop(Closed())
+        else:
+            # The rest is wanted for the record. A write that hangs fails with this.
+            assert self._sink is not None
+            self._sink.discard()
+            self._incoming.abort()
+            self.left_at = trio.current_time()
+            self.bytes_when_left = self.running.bytes_in
+
+    def check_drain(self, now: float) -> None:
+        """End the call of a client that has left, if enough of it was read."""
+        settings = self._settings
+        if self.left and self.running is not None:
+            size = self.running.bytes_in - self.bytes_when_left
+            if now - self.left_at >= settings.client_drain_time or size > settings.client_drain_bytes:
+                self.running.stop(Closed())
+
+    async def fail(self, error: Exception, *, called: bool) -> None:
+        """End the answer with ``error``: by a status if that is still possible, else by an error event and an abort.
+
+        Args:
+            called: the upstream may have begun to generate; a repetition would be paid for twice.
+        """
+        with trio.move_on_after(ERROR_TIMEOUT, shield=True):
+            await self._settle()
+            try:
+                if self.state is State.UNCOMMITTED:
+                    await self._reply(error, called=called)
+                elif self.state is State.STREAM:
+                    await self._write_error(error)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout, h11.LocalProtocolError) as raised:
+                self.write_error = self.write_error or raised
+        self.abort()
+
+    async def _reply(self, error: Exception, *, called: bool) -> None:
+        status, said = as_answer(error)
+        headers = (*plain_head(self._request_id), (b"Proxy-Status", b"sseflow; error=" + reason_of(error).encode()))
+        if called and not isinstance(error, RequestError | UpstreamRefused):
+            headers = (*headers, (b"x-should-retry", b"false"))
+        if status == 503:
+            headers = (*headers, (b"Retry-After", b"1"))
+        self.state = State.PLAIN
+        await self._incoming.reply(status, headers, self._dialect.error_body(said, request_id=self._request_id))
+        self.state = State.ENDED
+
+    async def _write_error(self, error: Exception) -> None:
+        """Tell a client that stands between two events, and has seen neither an end nor an error."""
+        if self.passed_end or self.said_error or not self._is_between_events:
+            return
+        event = self._dialect.error_event(as_answer(error)[1], request_id=self._request_id)
+        await self._incoming.send_aside(event)
+        if self._settings.error_end == "clean":
+            await self.end_cleanly(of_error(error))
+
+    def abort(self) -> None:
+        """Let nobody take the answer for complete, unless it has ended. Returns at once."""
+        if self.state in (State.STREAM, State.PLAIN):
+            self._incoming.abort()
+            self.state = State.ENDED
+
+
+class _CallSink:
+    """Where one call of an answer is written."""
+
+    pipeline: Pipeline
+
+    def __init__(self, answer: Answer, incoming: Incoming, *, last: bool) -> None:
+        self._answer = answer
+        self._incoming = incoming
+        self._last = last
+        self._discarding = False
+        # As a rule nothing stands between the pump and the client.
+        self.send_all = incoming.send_all if answer.ends_with_client else self._send_or_discard
+
+    async def send_head(self, head: Head, data: bytes) -> None:
+        answer = self._answer
+        if answer.state is not State.UNCOMMITTED:
+            if data:
+                await self.send_all(data)
+        elif self._discarding:
+            pass
+        elif self._last or data or self.pipeline.ending is None:
+            await answer.write_head(head, data)
+        else:
+            answer._pending = head
+
+    async def finish(self, end: End) -> None:
+        if isinstance(end, Eof) and self._last and not self._discarding:
+            await self._answer.end_cleanly()
+
+    async def _send_or_discard(self, data: bytes) -> None:
+        if self._discarding:
+            return
+        try:
+            await self._incoming.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._answer.leave()
+
+    def discard(self) -> None:
+        self._discarding = True
+
+
+def _check_can_go_on(pipeline: StandardPipeline) -> None:
+    """Raise if no other call can follow behind one that ended cleanly."""
+    if pipeline.watch.error is not None:
+        raise pipeline.watch.error.refusal("the upstream's stream had an error in it")
+    if pipeline.counter.in_event:
+        raise CutMidEvent("the stream ended inside an event: no other can be joined to it")
+
+
+def as_answer(error: Exception) -> tuple[int, DialectError]:
+    """Status and words for the client's user; the operator's words are in the log."""
+    kind = of_error(error).value
+    match error:
+        case RequestError():
+            return error.status, DialectError(str(error), "invalid_request_error", None)
+        case UpstreamRefused():
+            message = error.said or "The model's server answered with an error."
+            return error.status, DialectError(message, error.type or "api_error", error.code)
+        case UpstreamTimeout():
+            return error.status, DialectError(
+                "The model's server did not answer in time. Please try again.", "api_error", kind
+            )
+        case UpstreamError():
+            message = "The model's server could not be reached, or broke off. Please try again."
+            return error.status, DialectError(message, "api_error", kind)
+        case TooLong():
+            return 502, DialectError("The model's server sent more than can be passed on.", "api_error", kind)
+        case StreamError():
+            message = "The model's server did not give a complete answer. Please try again."
+            return 502, DialectError(message, "api_error", kind)
+        case Drained():
+            return 503, DialectError("This service is restarting. Please try again.", "api_error", kind)
+        case Interrupted():
+            return 503, DialectError("The answer was interrupted.", "api_error", kind)
+        case _:
+            return 500, DialectError("Something went wrong in this service.", "api_error", kind)
+
+
+def reason_of(error: Exception) -> str:
+    """The error type of RFC 9209, section 2.3."""
+    match error:
+        case UpstreamError():
+            return error.reason
+        case TooLong():
+            return "http_response_body_size"
+        case StreamError():
+            return "http_response_incomplete"
+        case RequestError(status=508):
+            return "proxy_loop_detected"
+        case RequestError(status=503):
+            return "connection_limit_reached"
+        case RequestError():
+            return "http_request_error"
+        case Drained() | Interrupted():
+            return "proxy_internal_response"
+        case _:
+            return "proxy_internal_error"
