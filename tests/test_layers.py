@@ -66,7 +66,7 @@ def _rooms() -> dict[str, Room]:
 
     http = room("sseflow.http", face | rulings, "trio h11")
     records = room("sseflow.records", face, "trio msgspec")
-    room("sseflow.testing", http, "trio h11")
+    room("sseflow.testing", http, "trio h11 backports brotli")
     room(
         "sseflow.proxy",
         http | records,

@@ -10,7 +10,13 @@ from ._run import FAULTS as FAULTS
 from ._run import STALLS as STALLS
 from ._run import STOPS as STOPS
 from ._run import Scenario as Scenario
+from ._script import Script as Script
+from ._script import ScriptError as ScriptError
+from ._scripts import SCRIPTS as SCRIPTS
 from ._splits import every_split as every_split
+from ._upstream import ReceivedRequest as ReceivedRequest
+from ._upstream import ScriptedUpstream as ScriptedUpstream
+from ._upstream import open_upstream as open_upstream
 
 __all__ = [
     "check_stage",
@@ -19,9 +25,15 @@ __all__ = [
     "inject",
     "InjectionError",
     "no_schedules",
+    "open_upstream",
+    "ReceivedRequest",
     "Report",
     "Rig",
     "Scenario",
+    "Script",
+    "ScriptedUpstream",
+    "ScriptError",
+    "SCRIPTS",
     "STALLS",
     "STOPS",
 ]
