@@ -12,7 +12,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types format coverage bench bench-smoke interop lock clean
+.PHONY: help demo test lint types format coverage bench bench-smoke interop faults lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ bench-smoke: $(VENV)/.dev  ## run each benchmark once: does it still work?
 
 interop: $(VENV)/.dev  ## run only the tests with real clients
 	$(BIN)/python -m pytest -m interop tests/interop $(ARGS)
+
+faults: $(VENV)/.dev  ## try every fault of an upstream in every variant; some minutes
+	SSEFLOW_FAULTS=all $(BIN)/python -m pytest tests/proxy/test_fault_matrix.py $(ARGS)
 
 # Each interpreter resolves under what the ones before it chose, the oldest first: so one version of a package serves
 # all, and what only some of them need is added. A result without one of the three would promise what nobody tried.

@@ -118,6 +118,8 @@ def client_head(head: Head, *, http_version: bytes, request_id: str) -> Head:
     headers.append((b"Via", b", ".join([*vias, http_version + b" " + VIA_NAME])))
     headers.append((b"X-Request-Id", request_id.encode()))
     if is_event_stream(head):
+        # What is written beside the upstream's bytes, keep-alives and error events, is in no length that it promised.
+        headers = [field for field in headers if field[0] != b"content-length"]
         names = {name for name, _ in headers}
         if b"cache-control" not in names:
             headers.append((b"Cache-Control", b"no-cache"))
