@@ -7,6 +7,7 @@ from ._errors import Error as Error
 from ._errors import EventTooLong as EventTooLong
 from ._errors import HeldTooMuch as HeldTooMuch
 from ._errors import IdleTimeout as IdleTimeout
+from ._errors import InflatesTooMuch as InflatesTooMuch
 from ._errors import LineTooLong as LineTooLong
 from ._errors import ProgressTimeout as ProgressTimeout
 from ._errors import RequestError as RequestError
@@ -73,6 +74,7 @@ __all__ = [
     "Head",
     "HeldTooMuch",
     "IdleTimeout",
+    "InflatesTooMuch",
     "is_event_stream",
     "Item",
     "Lines",

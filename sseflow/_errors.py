@@ -7,7 +7,8 @@
     │   ├── TooLong                   a limit was passed; names it, its knob and the bytes seen
     │   │   ├── LineTooLong
     │   │   ├── EventTooLong
-    │   │   └── HeldTooMuch
+    │   │   ├── HeldTooMuch
+    │   │   └── InflatesTooMuch       compressed, and far longer than it looked
     │   ├── EmptyStream               it ended cleanly and held no data
     │   ├── Truncated                 it ended cleanly before its dialect's end
     │   └── CutMidEvent               it ended cleanly inside an event
@@ -78,6 +79,22 @@ class HeldTooMuch(TooLong):
 
     knob = "max_held"
     what = "what is held behind the head"
+
+
+class InflatesTooMuch(TooLong):
+    """A compressed stream is far longer than it looked.
+
+    Args:
+        knob: ``max_ratio``, whose limit counts bytes of output for each of input, or ``max_decoded``.
+    """
+
+    def __init__(self, limit: int, seen: int, knob: str = "max_ratio") -> None:
+        super().__init__(limit, seen)
+        self.args = (limit, seen, knob)
+        self.knob = knob
+
+    def __str__(self) -> str:
+        return f"the compressed stream inflates to {self.seen} bytes, more than {self.knob}={self.limit} allows"
 
 
 class EmptyStream(StreamError):

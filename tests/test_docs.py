@@ -72,7 +72,7 @@ def test_every_option_is_listed() -> None:
 
 def _number(text: str) -> float:
     value, _, unit = text.replace(",", "").partition(" ")
-    return float(value) * {"": 1, "s": 1, "KiB": 1024, "MiB": 1024 * 1024}[unit]
+    return float(value) * {"": 1, "s": 1, "KiB": 1024, "MiB": 1024 * 1024, "GiB": 1024**3}[unit]
 
 
 def test_every_verdict_is_listed() -> None:

@@ -64,9 +64,11 @@ def _rooms() -> dict[str, Room]:
     codec = room("sseflow.http._codec", chunked, "h11", pure=True)
     rulings = room("sseflow.http._rulings", codec, "h11", pure=True)
 
-    http = room("sseflow.http", face | rulings, "trio h11")
+    coding = room("sseflow.http._coding", core, "h11 brotli backports", pure=True)
+
+    http = room("sseflow.http", face | rulings | coding, "trio h11")
     records = room("sseflow.records", face, "trio msgspec")
-    room("sseflow.testing", http, "trio h11 backports brotli")
+    room("sseflow.testing", http, "trio h11")
     room(
         "sseflow.proxy",
         http | records,

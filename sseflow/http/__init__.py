@@ -9,10 +9,17 @@ from ._codec import NoBody as NoBody
 from ._codec import UntilClose as UntilClose
 from ._codec import frame_chunk as frame_chunk
 from ._codec import last_chunk as last_chunk
+from ._coding import CODINGS as CODINGS
+from ._coding import DEFAULT_MAX_DECODED as DEFAULT_MAX_DECODED
+from ._coding import DEFAULT_MAX_RATIO as DEFAULT_MAX_RATIO
+from ._coding import Decoder as Decoder
+from ._coding import Encoder as Encoder
+from ._coding import negotiate as negotiate
 from ._connect import ConnectOptions as ConnectOptions
 from ._connect import Origin as Origin
 from ._connect import connect as connect
 from ._connect import proxy_for as proxy_for
+from ._decoded import Decoded as Decoded
 from ._guard import HeadLimits as HeadLimits
 from ._guard import split_absolute as split_absolute
 from ._listen import Address as Address
@@ -39,10 +46,16 @@ __all__ = [
     "BodyError",
     "Call",
     "Chunked",
+    "CODINGS",
     "connect",
     "connection_options",
     "ConnectOptions",
     "Counted",
+    "Decoded",
+    "Decoder",
+    "DEFAULT_MAX_DECODED",
+    "DEFAULT_MAX_RATIO",
+    "Encoder",
     "frame_chunk",
     "Framing",
     "Headers",
@@ -52,6 +65,7 @@ __all__ = [
     "last_chunk",
     "listen",
     "Listener",
+    "negotiate",
     "NoBody",
     "Origin",
     "Pool",

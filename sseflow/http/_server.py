@@ -36,6 +36,7 @@ from ._codec import (
     request_framing,
     response_framing,
 )
+from ._coding import Encoder
 from ._guard import HeadLimits, check_request_head, find_head_end, strip_leading_crlf
 from ._messages import Headers, Request, fields, reason_phrase, write_head
 from ._wire import SocketWire, Wire, transport
@@ -343,6 +344,9 @@ class Incoming:
         self.allowed_trailers: frozenset[bytes] = frozenset()
         """Names, in lower case, of the trailers of that body which are passed on."""
 
+        self.encoder: Encoder | None = None
+        """What compresses the body. To be set before the head is sent, which has to say so, and no length."""
+
     @property
     def body_framing(self) -> Framing:
         """How the request's body is framed."""
@@ -452,6 +456,8 @@ class Incoming:
         await self.connection.send(self._frame(data))
 
     def _frame(self, data: bytes) -> bytes:
+        if self.encoder is not None:
+            data = self.encoder.encode(data)
         match self._framing:
             case Chunked():
                 source = self.verbatim
@@ -483,9 +489,11 @@ class Incoming:
         if not isinstance(end, Eof):
             self.abort()
             return
+        rest = b"" if self.encoder is None or self._framing == NoBody() else self.encoder.finish()
         match self._framing:
             case Chunked():
-                await self.connection.send(last_chunk((*self._trailers(), *trailers)))
+                end_of_body = last_chunk((*self._trailers(), *trailers))
+                await self.connection.send(frame_chunk(rest) + end_of_body if rest else end_of_body)
             case Counted():
                 assert self._counted is not None
                 try:
@@ -494,7 +502,9 @@ class Incoming:
                     self.connection.abort(reset=False)
                     raise
             case _:
-                pass  # the end of the connection, or of the head, is the end
+                # The end of the connection, or of the head, is the end.
+                if rest:
+                    await self.connection.send(rest)
         self._finished = True
 
     def abort(self) -> None:

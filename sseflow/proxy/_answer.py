@@ -37,8 +37,9 @@ from .. import (
     UpstreamTimeout,
     is_event_stream,
 )
+from .._relay import Source
 from ..dialects import Dialect, DialectError, error_in
-from ..http import Call, Incoming, WriteTimeout
+from ..http import Call, Decoded, Decoder, Encoder, Incoming, WriteTimeout, negotiate
 from ..stages import HoldEnding
 from ._headers import client_head, own_head, plain_head
 from ._settings import Settings
@@ -196,11 +197,18 @@ class Answer:
             raise RuntimeError("an answer that is not an event stream, or has ended, cannot go on with another call")
         pipeline = await self._admit(call, last=last)
         incoming, settings = self._incoming, self._settings
-        incoming.verbatim = call
+        try:
+            source = call if self.pipeline is None else _decoded(call, settings)
+        except UpstreamError:
+            with trio.CancelScope(shield=True):
+                await call.aclose()
+            raise
+        incoming.verbatim = call if source is call else None
         incoming.allowed_trailers = settings.trailers
         self._sink = sink = _CallSink(self, incoming, last=last)
-        head = client_head(call.head, http_version=call.http_version, request_id=self._request_id)
-        self.running = relay = Relay(call, pipeline, sink, head=head, on_wake=self._write_keep_alive)
+        upstream_head = call.head if source is call else call.head.without(b"content-encoding")
+        head = client_head(upstream_head, http_version=call.http_version, request_id=self._request_id)
+        self.running = relay = Relay(source, pipeline, sink, head=head, on_wake=self._write_keep_alive)
         sink.pipeline = pipeline
         try:
             outcome = await relay.run()
@@ -263,10 +271,11 @@ class Answer:
         """What is wrong with a call that should have brought an event stream."""
         body = b""
         try:
+            source = _decoded(call, self._settings)
             with trio.move_on_after(ERROR_TIMEOUT):
-                while len(body) <= MAX_ERROR_BODY and (data := await call.receive_some()):
+                while len(body) <= MAX_ERROR_BODY and (data := await source.receive_some()):
                     body += data
-        except UpstreamError:
+        except (UpstreamError, TooLong):
             pass  # what has come will do
         finally:
             with trio.CancelScope(shield=True):
@@ -316,11 +325,23 @@ class Answer:
             head = Head(head.status, (*head.headers, (b"Trailer", TRAILER)))
         # Before the write: one that is cut is a commit, too.
         self.state = State.STREAM if streams else State.PLAIN
+        if streams and self._settings.compress:
+            head = self._compress(head)
         try:
             await self._incoming.send_head(head, data)
         except h11.LocalProtocolError:  # it is no valid head, and was not written
             self.state = State.UNCOMMITTED
             raise
+
+    def _compress(self, head: Head) -> Head:
+        fields = [(b"Vary", b"Accept-Encoding")]
+        request = self._incoming.request
+        accept = b",".join(value for name, value in request.headers if name == b"accept-encoding")
+        coding = negotiate(accept, self._settings.compress)
+        if coding is not None and request.method != b"HEAD":
+            self._incoming.encoder = Encoder(coding)
+            fields.append((b"Content-Encoding", coding.encode()))
+        return Head(head.status, (*head.headers, *fields))
 
     async def end_cleanly(self, verdict: Verdict | None = None) -> None:
         """Write a clean end."""
@@ -467,6 +488,18 @@ class Answer:
         if self.state in (State.STREAM, State.PLAIN):
             self._incoming.abort()
             self.state = State.ENDED
+
+
+def _decoded(call: Call, settings: Settings) -> Source:
+    """The body of an answer without its content codings; the call itself if it has none.
+
+    Raises:
+        UpstreamProtocolError: they are not known here.
+    """
+    field = call.head.get(b"content-encoding")
+    if field is None or field.strip().lower() == b"identity":
+        return call
+    return Decoded(call, Decoder(field, max_ratio=settings.max_ratio, max_decoded=settings.max_decoded))
 
 
 class _CallSink:

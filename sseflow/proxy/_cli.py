@@ -13,7 +13,7 @@ import attrs
 import truststore
 
 from .. import ConfigurationError
-from ..http import Address, HeadLimits, Origin, ServerLimits, proxy_for
+from ..http import CODINGS, Address, Encoder, HeadLimits, Origin, ServerLimits, proxy_for
 from ._settings import Network, Settings
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
@@ -167,6 +167,14 @@ def _add_policy(p: argparse.ArgumentParser) -> None:
     ):  # fmt: skip
         default = settings[flag[2:].replace("-", "_")].default
         policy.add_argument(flag, choices=choices, default=default, help=f"{text} (default: %(default)s)")
+    policy.add_argument(
+        "--compress",
+        metavar="CODING,...",
+        type=_codings,
+        default=settings["compress"].default,
+        help=f"compress event streams, event by event, for clients that accept it: {', '.join(CODINGS)}, the preferred "
+        "ones first (default: none)",
+    )
 
 
 def _add_limits(p: argparse.ArgumentParser) -> None:
@@ -181,6 +189,9 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
         ("--max-target", _size, heads["max_target"].default, "request target"),
         ("--max-request-body", _size, server["max_body"].default, "body of a request"),
         ("--max-line", _size, settings["max_line"].default, "line of an event stream"),
+        ("--max-ratio", _size, settings["max_ratio"].default,
+         "of a compressed event stream of the upstream: its bytes for each that came (a number)"),
+        ("--max-decoded", _size, settings["max_decoded"].default, "compressed event stream of the upstream, inflated"),
         ("--max-connections", _size, settings["max_connections"].default, "open connections of clients (a number)"),
         ("--max-streams", _size, settings["max_streams"].default, "requests answered at the same time (a number)"),
         ("--max-idle", _size, settings["max_idle"].default, "idle connections to the upstream (a number)"),
@@ -268,6 +279,9 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         progress_timeout=options.progress_timeout,
         idle_timeout=options.idle_timeout,
         max_line=options.max_line,
+        max_ratio=options.max_ratio,
+        max_decoded=options.max_decoded,
+        compress=options.compress,
         max_idle=options.max_idle,
         max_idle_time=options.max_idle_time,
         linger=options.linger,
@@ -317,6 +331,18 @@ def _origin(text: str) -> Origin:
         return Origin.parse(text)
     except ConfigurationError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _codings(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in CODINGS:
+            raise argparse.ArgumentTypeError(f"{name!r} is no coding that can be made; there are {', '.join(CODINGS)}")
+        try:
+            Encoder(name)
+        except ImportError as error:
+            raise argparse.ArgumentTypeError(f"{name} needs {error.name}: pip install 'sseflow[proxy]'") from None
+    return names
 
 
 def _seconds(text: str) -> float:

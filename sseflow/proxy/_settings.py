@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from .._lines import DEFAULT_MAX_LINE
-from ..http import Address, HeadLimits, Origin, ServerLimits
+from ..http import DEFAULT_MAX_DECODED, DEFAULT_MAX_RATIO, Address, HeadLimits, Origin, ServerLimits
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -56,6 +56,9 @@ class Settings:
     error_end: Literal["abort", "clean"] = "abort"
     """How a stream that failed is ended behind its error event. A clean end many clients take for a complete answer."""
 
+    compress: tuple[str, ...] = ()
+    """Content codings that event streams are sent in to clients which accept them, the preferred ones first."""
+
     on_client_gone: Literal["cancel", "drain"] = "cancel"
     """What becomes of the upstream's answer when the client leaves: ``drain`` reads on, for the usage at its end."""
 
@@ -76,6 +79,12 @@ class Settings:
     """How long an upstream may stay open behind its dialect's terminator."""
 
     max_line: int = DEFAULT_MAX_LINE
+    max_ratio: int = DEFAULT_MAX_RATIO
+    """Bytes that a compressed event stream of the upstream may have for each that came."""
+
+    max_decoded: int = DEFAULT_MAX_DECODED
+    """Bytes that it may have in all."""
+
     max_idle: int = 64
     max_idle_time: float = 30.0
     drain: float = 30.0

@@ -7,17 +7,15 @@ import math
 import socket
 import ssl
 import struct
-import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from typing import Protocol
 
 import attrs
 import h11
 import trio
 
 from .._errors import ConfigurationError
-from ..http import Address, listen
+from ..http import Address, Encoder, listen
 from ._script import (
     Close,
     Drip,
@@ -45,13 +43,6 @@ class _Left(Exception):
 
 class _Closed(Exception):
     """The script has ended the connection."""
-
-
-class _Compressor(Protocol):
-    """What turns the bytes of a body into those that are sent, each piece readable at once."""
-
-    def encode(self, data: bytes) -> bytes: ...
-    def finish(self) -> bytes: ...
 
 
 @attrs.frozen
@@ -218,7 +209,7 @@ class _Connection:
         self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = trio.SocketStream(sock)
         self._unread = b""
         self._framing: Framing = "close"
-        self._compressor: _Compressor | None = None
+        self._compressor: Encoder | None = None
 
     async def start(self, tls: ssl.SSLContext | None) -> None:
         if tls is not None and isinstance(self._stream, trio.SocketStream):
@@ -342,55 +333,12 @@ class _Connection:
         raise _Closed
 
 
-class _Zlib:
-    def __init__(self, wbits: int) -> None:
-        self._compress = zlib.compressobj(wbits=wbits)
-
-    def encode(self, data: bytes) -> bytes:
-        return self._compress.compress(data) + self._compress.flush(zlib.Z_SYNC_FLUSH)
-
-    def finish(self) -> bytes:
-        return self._compress.flush()
-
-
-class _Brotli:
-    def __init__(self) -> None:
-        import brotli
-
-        self._compress = brotli.Compressor()
-
-    def encode(self, data: bytes) -> bytes:
-        sent: bytes = self._compress.process(data) + self._compress.flush()
-        return sent
-
-    def finish(self) -> bytes:
-        rest: bytes = self._compress.finish()
-        return rest
-
-
-class _Zstd:
-    def __init__(self) -> None:
-        from backports import zstd
-
-        self._compress = zstd.ZstdCompressor()
-
-    def encode(self, data: bytes) -> bytes:
-        return self._compress.compress(data, self._compress.FLUSH_BLOCK)
-
-    def finish(self) -> bytes:
-        return self._compress.flush()
-
-
-def _compressor(coding: str) -> _Compressor:
+def _compressor(coding: str) -> Encoder:
     try:
-        if coding == "br":
-            return _Brotli()
-        if coding == "zstd":
-            return _Zstd()
+        return Encoder(coding)
     except ImportError as error:
         what = f"this script needs {error.name}, which pip install 'sseflow[proxy]' brings"
         raise ConfigurationError(what) from error
-    return _Zlib(31 if coding == "gzip" else 15)
 
 
 @contextlib.asynccontextmanager

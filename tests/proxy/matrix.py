@@ -57,6 +57,7 @@ def _sent(script: str) -> bytes:
     return b"".join(getattr(step, "data", b"") for step in Script.parse(script).sections[0].steps)
 
 
+_BODY = "token Hello\ntoken  world\nstop\ndone\nend"
 HELLO = _sent("token Hello")
 END = _sent("stop\ndone")
 WHOLE = _sent("token Hello\ntoken  world\nstop\ndone")
@@ -226,6 +227,25 @@ FAULTS: Mapping[str, Fault] = {
     "framing-trailer": _but(_GOOD, sees=Stream(HELLO + END, broke=True), framings=_CHUNKED, reused=False),
     "extra-behind-length": _but(_GOOD, sees=Stream(HELLO + END, whole=True), framings=("length",), reused=None),
     "extra-behind-chunks": _but(_GOOD, framings=_CHUNKED, reused=None),
+    "gzip": _but(_GOOD, reused=None),
+    "deflate": _but(_GOOD, script=f"head deflate\n{_BODY}", reused=None),
+    "brotli": _but(_GOOD, script=f"head br\n{_BODY}", reused=None),
+    "zstd": _but(_GOOD, script=f"head zstd\n{_BODY}", reused=None),
+    "cut-in-gzip": _but(_FIRST, script="head gzip\ntoken Hello\ncut", cut="upstream_lost"),
+    "unknown-coding": Fault(
+        sees=Status(502), verdict="malformed", script=f"head 'Content-Encoding: compress'\n{_BODY}"
+    ),
+    "no-gzip": Fault(
+        sees=Status(502), bare=Stream(b""), verdict="malformed", script=f"head 'Content-Encoding: gzip'\n{_BODY}"
+    ),
+    "bomb": _but(
+        _FIRST,
+        sees=Stream(HELLO, inside=True),
+        script="head gzip\ntoken Hello\nline 4MiB\nend",
+        verdict="over_limit",
+        cut=None,
+        error="max_ratio=200",
+    ),
     # A body whose framing breaks.
     "bad-chunk-size": _but(_FIRST, verdict="malformed", cut=None, framings=_CHUNKED),
     "overflowing-chunk-size": _but(_FIRST, verdict="malformed", cut=None, framings=_CHUNKED),
