@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import ssl
 import stat
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
@@ -140,6 +142,14 @@ def _listen_unix(path: str) -> socket.socket:
     return sock
 
 
+def _neighbourhood(peer: str) -> str:
+    """An address, or the network that one customer has, who can take any address in it."""
+    if ":" not in peer:
+        return peer
+    address = ipaddress.IPv6Address(peer.partition("%")[0])
+    return str(address.ipv4_mapped or ipaddress.IPv6Network((address, 64), strict=False))
+
+
 class Server:
     """Serve connections of several listeners.
 
@@ -149,6 +159,8 @@ class Server:
         refuse: called for what is not a request, with the connection and why.
         limits: what clients may ask.
         max_connections: open ones, in all; beyond that none is accepted until one ends.
+        max_per_address: open ones from one address, or one IPv6 network of 64 bits; one more is answered with 503.
+        exempt: whether a peer may have any number: one that speaks for many. Unix sockets always may.
         on_error: called with each exception of a handler, and, with a message, when the system is out of descriptors.
     """
 
@@ -160,12 +172,17 @@ class Server:
         on_error: Callable[[str, BaseException], object],
         limits: ServerLimits | None = None,
         max_connections: int = 4096,
+        max_per_address: int = 1024,
+        exempt: Callable[[str], bool] = lambda peer: False,
     ) -> None:
         self._handle = handle
         self._refuse = refuse
         self._on_error = on_error
         self._limits = limits or ServerLimits()
         self._max_connections = max_connections
+        self._max_per_address = max_per_address
+        self._exempt = exempt
+        self._per_address: Counter[str] = Counter()
         self._connections: set[ServerConnection] = set()
         self._room = trio.Event()
         self._draining = False
@@ -257,7 +274,17 @@ class Server:
         connection = ServerConnection(wire, limits=self._limits, scheme="http" if tls is None else "https")
         connection.closing = self._draining
         self._connections.add(connection)
+        self._per_address[_neighbourhood(connection.peer)] += 1
         return connection
+
+    def _forget(self, neighbourhood: str) -> None:
+        self._per_address[neighbourhood] -= 1
+        if not self._per_address[neighbourhood]:
+            del self._per_address[neighbourhood]
+
+    def _is_one_too_many(self, connection: ServerConnection) -> bool:
+        count = self._per_address[_neighbourhood(connection.peer)]
+        return count > self._max_per_address and connection.peer != "unix" and not self._exempt(connection.peer)
 
     def _complain(self, error: OSError) -> None:
         now = trio.current_time()
@@ -267,7 +294,12 @@ class Server:
 
     async def _serve(self, connection: ServerConnection) -> None:
         try:
-            if await connection.shake_hands():
+            if self._is_one_too_many(connection):
+                if isinstance(connection.wire, SocketWire):  # a handshake is more than it is worth
+                    await self._refuse(
+                        connection, RequestError(503, "there are too many connections from this address")
+                    )
+            elif await connection.shake_hands():
                 await self._serve_requests(connection)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout):
             pass  # the client has gone, or does not read: an answer could not be written
@@ -276,6 +308,7 @@ class Server:
                 self._on_error("a connection ended with an exception", error)
         finally:
             self._connections.discard(connection)
+            self._forget(_neighbourhood(connection.peer))
             self._room.set()
             with trio.CancelScope(shield=True), contextlib.suppress(Exception):
                 await connection.aclose()

@@ -46,6 +46,9 @@ LINGER_SECONDS = 1.0
 
 LINGER_BYTES = 64 * 1024
 
+BODY_GRACE = 10.0
+"""Seconds of waiting for a request's body before its rate matters."""
+
 PIPELINED_BYTES = 64 * 1024
 """What a client may send ahead of the answer it waits for; beyond that it is not read."""
 
@@ -67,6 +70,10 @@ class ServerLimits:
 
     body_timeout: float = 30.0
     """For the next bytes of a request's body."""
+
+    min_body_rate: int = 500
+    """Bytes per second that a request's body comes with, behind its first `BODY_GRACE` seconds; 0: any. Only the time
+    in which we wait for it counts, so that an upstream that reads slowly costs its client nothing."""
 
     write_timeout: float = 30.0
     """For one write to a client that does not read."""
@@ -325,6 +332,7 @@ class Incoming:
             connection.give_back(data)
             self._unread = b""
         self._body_size = 0
+        self._body_waited = 0.0
         if isinstance(self._request_framing, Counted):
             self._check_body_size(self._request_framing.length)
         self._framing: Framing = NoBody()
@@ -382,8 +390,13 @@ class Incoming:
                 return payload
 
     async def _receive(self) -> bytes:
-        with trio.move_on_after(self._limits.body_timeout):
+        timeout, rate = self._limits.body_timeout, self._limits.min_body_rate
+        if rate:
+            timeout = min(timeout, BODY_GRACE + self._body_size / rate - self._body_waited)
+        begun = trio.current_time()
+        with trio.move_on_after(timeout):
             data = bytes(await self.connection.wire.receive_some())
+            self._body_waited += trio.current_time() - begun
             if not data:
                 raise trio.BrokenResourceError("the client left before its request was complete")
             return data

@@ -84,6 +84,8 @@ class App:
             on_error=self.log_exception,
             limits=settings.server,
             max_connections=settings.max_connections,
+            max_per_address=settings.max_per_address,
+            exempt=settings.trusts,
         )
         self._draining = trio.Event()
         self._hurry = trio.Event()

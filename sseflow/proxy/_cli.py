@@ -193,11 +193,15 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
          "of a compressed event stream of the upstream: its bytes for each that came (a number)"),
         ("--max-decoded", _size, settings["max_decoded"].default, "compressed event stream of the upstream, inflated"),
         ("--max-connections", _size, settings["max_connections"].default, "open connections of clients (a number)"),
+        ("--max-per-address", _size, settings["max_per_address"].default,
+         "open connections of one address that is not --trusted (a number)"),
         ("--max-streams", _size, settings["max_streams"].default, "requests answered at the same time (a number)"),
         ("--max-idle", _size, settings["max_idle"].default, "idle connections to the upstream (a number)"),
         ("--max-idle-time", _positive, settings["max_idle_time"].default, "of an idle connection to the upstream"),
         ("--head-timeout", _positive, server["head_timeout"].default, "for the head of a request"),
         ("--body-timeout", _positive, server["body_timeout"].default, "for the next bytes of a request's body"),
+        ("--min-body-rate", _count, server["min_body_rate"].default,
+         "bytes per second of a request's body that we wait for, behind its first 10 s; 0: any"),
         ("--keepalive-timeout", _positive, server["keepalive_timeout"].default, "between two requests of a connection"),
         ("--write-timeout", _positive, server["write_timeout"].default, "for one write to a client that does not read"),
         ("--connect-timeout", _positive, settings["connect_timeout"].default, "to connect to the upstream"),
@@ -258,11 +262,13 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
             max_body=options.max_request_body,
             head_timeout=options.head_timeout,
             body_timeout=options.body_timeout,
+            min_body_rate=options.min_body_rate,
             keepalive_timeout=options.keepalive_timeout,
             write_timeout=options.write_timeout,
         ),
         upstream_head=heads,
         max_connections=options.max_connections,
+        max_per_address=options.max_per_address,
         max_streams=options.max_streams,
         connect_timeout=options.connect_timeout,
         tls_timeout=options.tls_timeout,
@@ -360,6 +366,12 @@ def _positive(text: str) -> float:
     if not value:
         raise argparse.ArgumentTypeError(f"{text!r} must be more than 0")
     return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 0 or more")
+    return int(text)
 
 
 def _size(text: str) -> int:

@@ -32,6 +32,9 @@ class Settings:
     server: ServerLimits = ServerLimits()
     upstream_head: HeadLimits = HeadLimits()
     max_connections: int = 4096
+    max_per_address: int = 1024
+    """Of one address that is not trusted, or one IPv6 network of 64 bits; one more is answered with 503."""
+
     max_streams: int = 4096
     """Requests that are answered at the same time; one more is told to come back (503)."""
 

@@ -6,6 +6,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -144,6 +145,7 @@ async def test_between_requests_there_is_more_time(pair: Ends, jumping_clock: tr
 
 async def test_a_body_has_its_time_for_each_read(pair: Ends, jumping_clock: trio.testing.MockClock) -> None:
     """A body may take long as long as it comes; silence is a 408."""
+    pair.connection.limits = attrs.evolve(LIMITS, min_body_rate=0)
     incoming = await pair.serve(POST)
     for byte in b"hell":
         await trio.sleep(29)
