@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from ._errors import UpstreamRefused
-from ._events import Events, by_event
+from ._events import DEFAULT_MAX_EVENT, Events, by_event
 from ._items import End, Eof, Failed, Head, is_event_stream
 from ._lines import BOM, DEFAULT_MAX_LINE, by_line
 from ._pipeline import DEFAULT_MAX_HELD, Pipeline
@@ -18,6 +18,7 @@ from .stages import (
     DataCounter,
     EofRecorder,
     ErrorMapper,
+    EventLimit,
     RequireData,
     RequireEnd,
     Watch,
@@ -31,9 +32,9 @@ Gate: TypeAlias = Literal["content", "first_event", "off"]
 class StandardPipeline(Pipeline):
     """The default pipeline of a proxy, with its parts at hand.
 
-    It counts, strips comments, watches the dialect, requires data and the dialect's end, lets events leave whole, and
-    holds the head until the first data. A stream that has an error before that fails with `UpstreamRefused`.
-    A body that is not a 2xx ``text/event-stream``, or is compressed, goes through untouched.
+    It counts, strips comments, bounds events, watches the dialect, requires data and the dialect's end, lets events
+    leave whole, and holds the head until the first data. A stream that has an error before that fails with
+    `UpstreamRefused`. A body that is not a 2xx ``text/event-stream``, or is compressed, goes through untouched.
 
     Args:
         dialect: what the stream speaks.
@@ -42,6 +43,7 @@ class StandardPipeline(Pipeline):
         edit: stages that change events, if there are any; they see what the gate has not seen yet.
         drop_bom: for a stream that goes on behind another one: a BOM is none where a stream does not begin.
         max_line: see `by_line`.
+        max_event: see `EventLimit`.
         max_held: see `Pipeline`.
         replace_error: see `ErrorMapper`; errors stay what they are by default.
         on_first_data: called when the gate meets the data it waits for.
@@ -59,6 +61,7 @@ class StandardPipeline(Pipeline):
         edit: Sequence[Stage[Events]] = (),
         drop_bom: bool = False,
         max_line: int = DEFAULT_MAX_LINE,
+        max_event: int = DEFAULT_MAX_EVENT,
         max_held: int = DEFAULT_MAX_HELD,
         replace_error: Callable[[Exception], Exception] = lambda error: error,
         on_first_data: Callable[[], object] | None = None,
@@ -91,6 +94,7 @@ class StandardPipeline(Pipeline):
         stages: list[Stage[Lines]] = [
             self.counter,
             *([CommentStripper()] if strip else []),
+            EventLimit(max_event=max_event),
             Observe(by_event(self.watch), on_error=on_watch_error),
             RequireData(self.watch, self.counter),
             RequireEnd(self.watch, self.counter),

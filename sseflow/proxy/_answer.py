@@ -254,6 +254,7 @@ class Answer:
             edit=() if self._held is None else (self._held,),
             drop_bom=self.state is State.STREAM,
             max_line=settings.max_line,
+            max_event=settings.max_event,
             on_first_data=self._note_first_data,
             on_refused=self._refuse,
             on_watch_error=self._on_watch_error,

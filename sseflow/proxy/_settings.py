@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from .._events import DEFAULT_MAX_EVENT
 from .._lines import DEFAULT_MAX_LINE
 from ..http import DEFAULT_MAX_DECODED, DEFAULT_MAX_RATIO, Address, HeadLimits, Origin, ServerLimits
 
@@ -82,6 +83,7 @@ class Settings:
     """How long an upstream may stay open behind its dialect's terminator."""
 
     max_line: int = DEFAULT_MAX_LINE
+    max_event: int = DEFAULT_MAX_EVENT
     max_ratio: int = DEFAULT_MAX_RATIO
     """Bytes that a compressed event stream of the upstream may have for each that came."""
 

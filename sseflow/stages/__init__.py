@@ -5,6 +5,7 @@ from ._commit_gate import CommitGate as CommitGate
 from ._data_counter import DataCounter as DataCounter
 from ._eof_recorder import EofRecorder as EofRecorder
 from ._error_mapper import ErrorMapper as ErrorMapper
+from ._event_limit import EventLimit as EventLimit
 from ._hold_ending import HoldEnding as HoldEnding
 from ._require import RequireData as RequireData
 from ._require import RequireEnd as RequireEnd
@@ -18,6 +19,7 @@ __all__ = [
     "DataCounter",
     "EofRecorder",
     "ErrorMapper",
+    "EventLimit",
     "HoldEnding",
     "RequireData",
     "RequireEnd",

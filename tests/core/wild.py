@@ -9,7 +9,16 @@ import attrs
 from hypothesis import strategies as st
 
 from sseflow import Chain, Cut, End, Eof, Event, Head, Observe, Stage, by_event, by_line
-from sseflow.stages import CommentStripper, CommitGate, DataCounter, EofRecorder, ErrorMapper, Tee, WholeEvents
+from sseflow.stages import (
+    CommentStripper,
+    CommitGate,
+    DataCounter,
+    EofRecorder,
+    ErrorMapper,
+    EventLimit,
+    Tee,
+    WholeEvents,
+)
 
 # What these stages return is of no type on purpose.
 AnyStage: TypeAlias = Stage[Any]
@@ -163,7 +172,7 @@ _SHIPPED: dict[Level, list[Callable[[], AnyStage]]] = {
 }
 _PURE: dict[Level, list[Callable[[], AnyStage]]] = {
     "bytes": _SHIPPED["bytes"],
-    "lines": [WholeEvents, lambda: WholeEvents(whole=20), DataCounter, EofRecorder],
+    "lines": [WholeEvents, lambda: WholeEvents(whole=20), EventLimit, DataCounter, EofRecorder],
     "events": [EofRecorder],
 }
 

@@ -222,6 +222,7 @@ FAULTS: Mapping[str, Fault] = {
         cut=None,
         settings={"max_line": 65536},
     ),
+    "long-event": _but(_FIRST, verdict="over_limit", cut=None, settings={"max_event": 20_000}, error="max_event=20000"),
     # Odd, and yet a stream.
     "trailers": _but(_GOOD, sees=Stream(HELLO + END, whole=True), framings=_CHUNKED),
     "framing-trailer": _but(_GOOD, sees=Stream(HELLO + END, broke=True), framings=_CHUNKED, reused=False),
