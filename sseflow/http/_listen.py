@@ -17,7 +17,7 @@ import trio
 
 from .._errors import ConfigurationError, RequestError
 from ._server import Incoming, ServerConnection, ServerLimits, WriteTimeout
-from ._wire import SocketWire
+from ._wire import SocketWire, Wire
 
 BACKLOG = 1024
 """Connections that the system may keep until they are accepted."""
@@ -185,10 +185,10 @@ class Server:
         self._per_address: Counter[str] = Counter()
         self._connections: set[ServerConnection] = set()
         self._room = trio.Event()
-        self._draining = False
+        self._draining = trio.Event()
         self._listeners: list[Listener] = []
         self._complained = -1.0
-        self._scope: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
 
     @property
     def connections(self) -> int:
@@ -201,7 +201,7 @@ class Server:
     @property
     def draining(self) -> bool:
         """Whether `drain` was called."""
-        return self._draining
+        return self._draining.is_set()
 
     async def run(
         self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -210,16 +210,17 @@ class Server:
         self._listeners = list(listeners)
         try:
             async with trio.open_nursery() as nursery:
-                self._scope = nursery.cancel_scope
+                self._nursery = nursery
                 for listener in listeners:
-                    nursery.start_soon(self._accept, listener, nursery)
+                    nursery.start_soon(self._accept, listener)
                 task_status.started()
+                await self._draining.wait()
         finally:
             self._close_listeners()
 
     def drain(self) -> None:
         """Accept nothing more, close idle connections, and let the others end after the answer they are in."""
-        self._draining = True
+        self._draining.set()
         self._close_listeners()
         for connection in self._connections:
             connection.closing = True
@@ -234,14 +235,14 @@ class Server:
 
     def cancel(self) -> None:
         """End all connections now; answers that are on their way are cut."""
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
 
-    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+    async def _accept(self, listener: Listener) -> None:
         while not listener.closed:
             if self._is_full():
                 if self._room.is_set():
@@ -260,22 +261,25 @@ class Server:
                     self._complain(error)
                     await trio.sleep(FULL_PAUSE)
                 continue  # the client has gone before it was accepted
-            connection = self._admit(sock, listener.tls)
-            if connection is not None:
-                nursery.start_soon(self._serve, connection)
+            try:
+                plain = SocketWire(sock)
+            except OSError:  # it has gone already
+                sock.close()
+            else:
+                tls = listener.tls
+                self.admit(
+                    plain if tls is None else trio.SSLStream(plain, tls, server_side=True, https_compatible=True)
+                )
 
-    def _admit(self, sock: socket.socket, tls: ssl.SSLContext | None) -> ServerConnection | None:
-        try:
-            plain = SocketWire(sock)
-        except OSError:  # it has gone already
-            sock.close()
-            return None
-        wire = plain if tls is None else trio.SSLStream(plain, tls, server_side=True, https_compatible=True)
-        connection = ServerConnection(wire, limits=self._limits, scheme="http" if tls is None else "https")
-        connection.closing = self._draining
+    def admit(self, wire: Wire) -> None:
+        """Serve a connection that was accepted elsewhere, or is none of the system's; `run` must be running."""
+        assert self._nursery is not None
+        scheme = "http" if isinstance(wire, SocketWire) else "https"
+        connection = ServerConnection(wire, limits=self._limits, scheme=scheme)
+        connection.closing = self.draining
         self._connections.add(connection)
         self._per_address[_neighbourhood(connection.peer)] += 1
-        return connection
+        self._nursery.start_soon(self._serve, connection)
 
     def _forget(self, neighbourhood: str) -> None:
         self._per_address[neighbourhood] -= 1

@@ -1,0 +1,398 @@
+"""Whole exchanges in memory: a client, the proxy and an upstream, without a socket, on a clock that jumps."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import attrs
+import h11
+import trio
+import trio.testing
+
+from sseflow.http import ConnectOptions, Origin, SocketWire
+from sseflow.proxy._app import App
+from sseflow.proxy._log import make_logger
+from sseflow.proxy._settings import Settings
+from sseflow.proxy._verdict import Verdict
+
+from .rig import split_error
+
+#: How one end of a connection is left.
+Ending: TypeAlias = Literal["open", "eof", "reset"]
+
+
+class MemoryWire(SocketWire):
+    """The proxy's end of a connection, and by `give`, `leave` and `taken` also the other one."""
+
+    def __init__(self, *, room: int | None = None) -> None:
+        self.sent = 0
+        self.taken = bytearray()
+        """What the proxy has sent."""
+
+        self.ending: Ending = "open"
+        """How the proxy has ended it."""
+
+        self.closed = False
+        self.room = room
+        """Bytes that the other end takes before it stops reading; None: any number."""
+
+        self.given = bytearray()
+        """What the other end has sent."""
+
+        self._given = bytearray()
+        self._left: Ending = "open"
+        self._change = trio.Event()
+
+    # The other end.
+
+    def give(self, data: bytes) -> None:
+        """Send something to the proxy."""
+        if self._left != "open":
+            return
+        self.given += data
+        self._given += data
+        self._changed()
+
+    def leave(self, how: Ending) -> None:
+        """End it: in good order, or by a reset, which destroys what was not read."""
+        if self._left == "open":
+            self._left = how
+            if how == "reset":
+                self._given.clear()
+            self._changed()
+
+    def stop_reading(self) -> None:
+        """Take nothing more."""
+        self.room = 0
+
+    async def wait(self, holds: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+        while not holds():
+            await self._change.wait()
+
+    def _changed(self) -> None:
+        self._change.set()
+        self._change = trio.Event()
+
+    # The proxy's end, as `SocketWire` has it.
+
+    @property
+    def left(self) -> Ending:
+        """How the other end has ended it."""
+        return self._left
+
+    @property
+    def peer(self) -> str:
+        return "10.0.0.1"
+
+    def _check(self) -> None:
+        if self.closed:
+            raise trio.ClosedResourceError("this connection was closed")
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self._check()
+            if self._left == "reset":
+                raise trio.BrokenResourceError("reset by peer")
+            if self._given or self._left == "eof":
+                size = max_bytes or len(self._given)
+                data = bytes(self._given[:size])
+                del self._given[:size]
+                return data
+            await self._change.wait()
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        self._check()
+        if self._left == "reset":
+            raise trio.BrokenResourceError("reset by peer")
+        size = len(data) if self.room is None else min(self.room, len(data))
+        if self.room is not None:
+            self.room -= size
+        self.taken += data[:size]
+        self.sent += size
+        if size:
+            self._changed()
+        return size
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        await trio.lowlevel.checkpoint()
+        while True:
+            view = view[self.send_nowait(view) :]
+            if not view:
+                return
+            await self._change.wait()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def shutdown(self) -> None:
+        if self.ending == "open":
+            self.ending = "eof"
+        self._changed()
+
+    def reset(self) -> None:
+        self.ending = "reset"
+
+    def is_readable(self) -> bool:
+        return bool(self._given) or self._left != "open"
+
+    def peer_has_left(self) -> bool:
+        return self._left != "open"
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            if self.ending == "open":
+                self.ending = "eof"
+            self._changed()
+
+
+#: What an upstream does, one after the other: send bytes, wait seconds, or end.
+Act: TypeAlias = bytes | float | Ending
+
+
+@attrs.define
+class Exchange:
+    """What became of one exchange."""
+
+    client: MemoryWire
+    upstreams: list[MemoryWire]
+    lines: list[dict[str, Any]]
+    hung: bool
+    steps: int
+
+    @property
+    def line(self) -> dict[str, Any] | None:
+        """The log line of it."""
+        found = [line for line in self.lines if line["event"] == "exchange"]
+        assert len(found) <= 1, found
+        return found[0] if found else None
+
+
+class _Steps(trio.abc.Instrument):
+    """Does something between two steps of the scheduler."""
+
+    def __init__(self, at: int | None, act: Callable[[], None]) -> None:
+        self.count = 0
+        self._at = at
+        self._act = act
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+        if self.count == self._at:
+            self._act()
+
+
+def run_exchange(
+    request: bytes,
+    acts: Sequence[Act],
+    *,
+    interfere: Callable[[App, MemoryWire, list[MemoryWire]], None] | None = None,
+    at: int | None = None,
+    client: Callable[[MemoryWire], None] = lambda wire: None,
+    room: int | None = None,
+    **settings: Any,
+) -> Exchange:
+    """Run one exchange to its end; ``interfere`` happens before the scheduler's step ``at``.
+
+    An exchange that has not ended within a virtual day has hung.
+    """
+    client_wire = MemoryWire(room=room)
+    upstreams: list[MemoryWire] = []
+    log = io.StringIO()
+    finished: list[Exchange] = []
+
+    async def dial(origin: Origin, options: ConnectOptions) -> MemoryWire:
+        await trio.lowlevel.checkpoint()
+        wire = MemoryWire()
+        upstreams.append(wire)
+        nursery.start_soon(play, wire)
+        return wire
+
+    async def play(wire: MemoryWire) -> None:
+        await wire.wait(lambda: _is_request(bytes(wire.taken)) or wire.closed)
+        for act in acts:
+            if wire.closed:
+                return
+            match act:
+                case bytes():
+                    wire.give(act)
+                    await trio.lowlevel.checkpoint()
+                case str():
+                    wire.leave(act)
+                case _:
+                    await trio.sleep(act)
+
+    async def main() -> None:
+        nonlocal nursery
+        app = App(
+            Settings(upstream=Origin("http", "upstream", 80), listen=(), **settings),
+            make_logger(log, json=True),
+            dial=dial,
+        )
+        steps = _Steps(at, lambda: interfere(app, client_wire, upstreams) if interfere is not None else None)
+        hung = True
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(86_400):
+                async with trio.open_nursery() as inner:
+                    await inner.start(app.run, ())
+                    app._server.admit(client_wire)
+                    client_wire.give(request)
+                    trio.lowlevel.add_instrument(steps)
+                    client(client_wire)
+                    await client_wire.wait(lambda: _has_answer(client_wire))
+                    client_wire.leave("eof")
+                    await client_wire.wait(lambda: client_wire.closed)
+                    app.drain()
+                    hung = False
+            nursery.cancel_scope.cancel()
+        trio.lowlevel.remove_instrument(steps)
+        lines = [json.loads(line) for line in log.getvalue().splitlines()]
+        finished.append(Exchange(client_wire, upstreams, lines, hung, steps.count))
+
+    nursery: trio.Nursery
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return finished[0]
+
+
+@attrs.frozen
+class Truth:
+    """What an upstream has really said, read by rules that are not the proxy's."""
+
+    status: int
+    streams: bool
+    body: bytes
+    whole: bool
+    """Whether the body was complete by its framing, and, of a stream, stands between two events behind a terminator."""
+
+    ended: bool
+    """Whether a terminator was seen, in a stream; else whether the body was complete."""
+
+
+_EVENT = re.compile(rb"(.*?)(?:\r\n|\r(?!\n)|\n)(?:\r\n|\r(?!\n)|\n)", re.DOTALL)
+_END = re.compile(rb'^data: ?(?:\[DONE\]|.*"finish_reason":"[a-z]+".*)$', re.MULTILINE)
+
+
+def truth_of(wire: MemoryWire) -> Truth:
+    """Read all that an upstream has given."""
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method="POST", target="/", headers=[("Host", "a")]))
+    connection.send(h11.EndOfMessage())
+    connection.receive_data(bytes(wire.given))
+    if wire.left == "eof":
+        connection.receive_data(b"")
+    status, body, streams, complete = 0, b"", False, False
+    with contextlib.suppress(h11.RemoteProtocolError):
+        while (event := connection.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+            if isinstance(event, h11.Response):
+                status = event.status_code
+                streams = dict(event.headers).get(b"content-type", b"").startswith(b"text/event-stream")
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                complete = True
+                break
+            elif isinstance(event, h11.ConnectionClosed):
+                break
+    if not streams:
+        return Truth(status, streams, body, complete, complete)
+    events = _EVENT.findall(body)
+    rest = body[sum(match.end() - match.start() for match in _EVENT.finditer(body)) :]
+    ended = any(_END.search(event.replace(b"\r", b"\n")) for event in [*events, rest])
+    return Truth(status, streams, body, complete and ended, ended)
+
+
+def without_comments(body: bytes) -> bytes:
+    """The lines of a stream that say something, each with one line end."""
+    lines = re.split(rb"\r\n|\r|\n", body)
+    return b"\n".join(line for line in lines if line and not line.startswith(b":"))
+
+
+def check(exchange: Exchange, *, clean: bool = False) -> None:
+    """Whatever happened: nothing hangs or is left, there is one verdict, and nobody was told a lie."""
+    assert not exchange.hung
+    assert exchange.client.closed
+    assert all(wire.closed for wire in exchange.upstreams)
+    assert {line["event"] for line in exchange.lines} <= {"exchange", "refused"}
+    assert "error" not in {line["level"] for line in exchange.lines}
+    answer, line = read_answer(exchange.client), exchange.line
+    truth = truth_of(exchange.upstreams[-1]) if exchange.upstreams else Truth(0, False, b"", False, False)
+    if line is None:
+        assert answer.status in (0, 400, 408, 503)
+        return
+    verdict = line["verdict"]
+    assert verdict in {one.value for one in Verdict} - {"internal_error"}
+    assert (line["status"], line["level"]) == (
+        answer.status or line["status"],
+        "info" if verdict in ("complete", "client_gone", "drained", "interrupted") else "warning",
+    )
+    if verdict == "complete":
+        assert truth.ended
+        assert exchange.client.left != "open" or answer.complete or not truth.whole
+    if answer.status != 200 or not truth.streams:
+        return
+    body, _ = split_error(answer.body)
+    said, sent = without_comments(body), without_comments(truth.body)
+    # The upstream's own error may be the last thing that was passed on.
+    assert sent.startswith(said) or sent.startswith(without_comments(answer.body))
+    if answer.complete and not clean:
+        assert truth.whole
+        assert without_comments(answer.body) == sent
+        assert verdict in ("complete", "upstream_error", "client_gone")
+
+
+def _is_request(data: bytes) -> bool:
+    head, blank, body = data.partition(b"\r\n\r\n")
+    length = head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+    return bool(blank) and len(body) >= int(length or 0)
+
+
+def _has_answer(wire: MemoryWire) -> bool:
+    return wire.closed or wire.ending != "open" or wire._left != "open" or read_answer(wire).complete
+
+
+@attrs.frozen
+class Read:
+    """What a client makes of what it got."""
+
+    status: int
+    body: bytes
+    complete: bool
+
+
+def read_answer(wire: MemoryWire, method: bytes = b"POST") -> Read:
+    """Read an answer as h11 does."""
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+    connection.send(h11.EndOfMessage())
+    connection.receive_data(bytes(wire.taken))
+    if wire.ending == "eof":
+        connection.receive_data(b"")
+    status, body = 0, b""
+    while True:
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError:
+            return Read(status, body, complete=False)
+        match event:
+            case h11.Response():
+                status = event.status_code
+            case h11.Data():
+                body += event.data
+            case h11.EndOfMessage():
+                return Read(status, body, complete=True)
+            case h11.InformationalResponse():
+                pass
+            case _:
+                return Read(status, body, complete=False)
