@@ -12,7 +12,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types format coverage bench bench-smoke interop faults lock clean
+.PHONY: help demo test lint types format coverage bench bench-smoke interop faults fuzz mutants lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,12 @@ interop: $(VENV)/.dev  ## run only the tests with real clients
 
 faults: $(VENV)/.dev  ## try every fault of an upstream in every variant; some minutes
 	SSEFLOW_FAULTS=all $(BIN)/python -m pytest tests/proxy/test_fault_matrix.py $(ARGS)
+
+fuzz: $(VENV)/.dev  ## put anything through whole exchanges, for SECONDS (60)
+	$(BIN)/python -m tests.proxy.test_exchange_fuzz $(or $(SECONDS),60)
+
+mutants: $(VENV)/.dev  ## break the promise in each way there is a patch for, and see the tests fail
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 # Each interpreter resolves under what the ones before it chose, the oldest first: so one version of a package serves
 # all, and what only some of them need is added. A result without one of the three would promise what nobody tried.

@@ -107,6 +107,8 @@ def _has_content(data: bytes) -> bool:
 
 def _begins_with_error(data: bytes) -> bool:
     """Whether what seems to be the beginning of an object has an error at its top level."""
+    if not data.lstrip().startswith(b"{"):
+        return False
     depth = 0
     for found in _STRUCTURE.finditer(data, 0, _ERROR_WITHIN):
         match found[0]:

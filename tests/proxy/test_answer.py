@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from typing import Any
@@ -98,6 +99,16 @@ async def test_inside_an_event_the_line_stays_silent(rig: Rig, jumping_clock: tr
     await upstream.send(chunked(b"\n\n", STOP, DONE) + LAST)
     answer = await client.answer()
     assert answer.body == TOKEN + long + b"\n\n" + STOP + DONE
+    assert (await rig.line())["keep_alives"] == 0
+
+
+async def test_behind_the_end_there_is_no_keep_alive(starter: Starter, jumping_clock: trio.testing.MockClock) -> None:
+    """A client that has seen the dialect's end is waiting for nothing but the end of the body."""
+    rig = await starter(linger=100, keep_alive=10)
+    client, upstream = await rig.reach(CHAT)
+    await upstream.send(STREAM + chunked(TOKEN, STOP, DONE))
+    answer = await client.answer()
+    assert (answer.body, answer.complete) == (TOKEN + STOP + DONE, True)
     assert (await rig.line())["keep_alives"] == 0
 
 
@@ -406,6 +417,25 @@ async def test_what_was_kept_back_can_be_the_end(rig: Rig) -> None:
     answer = await client.answer()
     assert (answer.body, answer.complete) == (TOKEN + STOP.replace(b"\n\n", b"\r\n\r\n") + DONE, True)
     assert (await rig.line())["verdict"] == "complete"
+
+
+async def test_a_call_that_failed_left_no_end_to_finish_with(rig: Rig) -> None:
+    """Whoever takes the failure for none cannot end the answer with what came before it."""
+
+    async def stubborn(exchange: Exchange) -> None:
+        async with exchange.answer() as answer:
+            with contextlib.suppress(Truncated):
+                await answer.relay(await exchange.call(), last=False)
+            await answer.finish()
+
+    handled(rig, stubborn)
+    client, upstream = await rig.reach(CHAT)
+    await upstream.send(STREAM + chunked(TOKEN) + LAST)
+    answer = await client.answer()
+    body, error = split_error(answer.body)
+    assert (body, error["code"], answer.complete) == (TOKEN, "internal_error", False)
+    assert (await rig.line())["verdict"] == "internal_error"
+    assert "last=False" in (await rig.log.next("an exchange failed"))["error"]
 
 
 @pytest.mark.parametrize("committed", [True, False])

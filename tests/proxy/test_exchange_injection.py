@@ -90,7 +90,7 @@ class Case:
     settings: dict[str, Any] = attrs.Factory(dict)
 
 
-_TOKENS = [chunked(TOKEN[:9]), chunked(TOKEN[9:] + TOKEN), 12.0, chunked(STOP), chunked(DONE) + LAST]
+_TOKENS: list[Act] = [chunked(TOKEN[:9]), chunked(TOKEN[9:] + TOKEN), 12.0, chunked(STOP), chunked(DONE) + LAST]
 
 CASES = {
     "gate shut": Case([STREAM + chunked(PING), 5.0, chunked(PING), 3.0, chunked(TOKEN, STOP, DONE) + LAST]),

@@ -127,6 +127,12 @@ def test_an_event_of_the_type_error(data: bytes, error: DialectError) -> None:
     assert not CHAT.opens(b"error", data)
 
 
+def test_an_error_stands_in_an_object() -> None:
+    """What only talks like one is no error, and so no end of a stream; the beginning of an object may be one."""
+    assert not CHAT.is_error(b"message", b'no end: {"error":{"message":"m"}}')
+    assert CHAT.is_error(b"message", b' {"error":{"message":"m')
+
+
 _texts = st.text(max_size=12) | st.sampled_from(['"error":{', '"finish_reason":"stop"', '{"usage":{}', "[DONE]", "\\"])
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | _texts,

@@ -1,0 +1,1 @@
+"""Patches that break the promise, each with the tests that notice. See `tests.mutants.__main__`."""
