@@ -19,6 +19,7 @@ from backports import zstd
 
 from sseflow.http import ConnectOptions, Origin, SocketWire
 from sseflow.proxy._app import App
+from sseflow.proxy._exchange import Handler
 from sseflow.proxy._log import make_logger
 from sseflow.proxy._settings import Settings
 from sseflow.proxy._verdict import Verdict
@@ -206,15 +207,16 @@ def run_exchange(
     *,
     interfere: Callable[[App, MemoryWire, list[MemoryWire]], None] | None = None,
     at: int | None = None,
-    client: Callable[[MemoryWire], None] = lambda wire: None,
-    room: int | None = None,
+    then: Sequence[Act] = (),
+    handler: Handler | None = None,
     **settings: Any,
 ) -> Exchange:
     """Run one exchange to its end; ``interfere`` happens before the scheduler's step ``at``.
 
+    The first connection to the upstream plays ``acts``, any other one ``then``.
     An exchange that has not ended within a virtual hour has hung.
     """
-    client_wire = MemoryWire(room=room)
+    client_wire = MemoryWire()
     upstreams: list[MemoryWire] = []
     log = io.StringIO()
     finished: list[Exchange] = []
@@ -224,10 +226,10 @@ def run_exchange(
         await trio.lowlevel.checkpoint()
         wire = MemoryWire()
         upstreams.append(wire)
-        everything[0].start_soon(play, wire)
+        everything[0].start_soon(play, wire, acts if len(upstreams) == 1 else then)
         return wire
 
-    async def play(wire: MemoryWire) -> None:
+    async def play(wire: MemoryWire, acts: Sequence[Act]) -> None:
         await wire.wait(lambda: _is_request(bytes(wire.taken)) or wire.closed)
         for act in acts:
             if wire.closed:
@@ -246,6 +248,7 @@ def run_exchange(
             Settings(upstream=Origin("http", "upstream", 80), listen=(), **settings),
             make_logger(log, json=True),
             dial=dial,
+            handlers={} if handler is None else {b"/v1/chat/completions": handler},
         )
         steps = _Steps(at, lambda: interfere(app, client_wire, upstreams) if interfere is not None else None)
         hung = True
@@ -257,7 +260,6 @@ def run_exchange(
                     app._server.admit(client_wire)
                     client_wire.give(request)
                     trio.lowlevel.add_instrument(steps)
-                    client(client_wire)
                     await client_wire.wait(lambda: _has_answer(client_wire))
                     client_wire.leave("eof")
                     await client_wire.wait(lambda: client_wire.closed)
