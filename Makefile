@@ -12,7 +12,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types format coverage bench bench-smoke interop faults fuzz mutants lock clean
+.PHONY: help demo test lint types format coverage bench bench-smoke interop faults fuzz mutants churn soak lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,12 @@ faults: $(VENV)/.dev  ## try every fault of an upstream in every variant; some m
 
 fuzz: $(VENV)/.dev  ## put anything through whole exchanges, for SECONDS (60)
 	$(BIN)/python -m tests.proxy.test_exchange_fuzz $(or $(SECONDS),60)
+
+churn: $(VENV)/.dev  ## drop 10,000 connections at random moments, and see what is left
+	$(BIN)/python -m tests.proxy.endurance churn $(or $(COUNT),10000)
+
+soak: $(VENV)/.dev  ## a steady load for SECONDS (1200), and the slope of the memory
+	$(BIN)/python -m tests.proxy.endurance soak $(or $(SECONDS),1200)
 
 mutants: $(VENV)/.dev  ## break the promise in each way there is a patch for, and see the tests fail
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -251,7 +251,7 @@ async def with_chromium(place: Place) -> dict[str, str]:
     """A page that fetches all of them, one after the other, and reports."""
     program = chromium()
     assert program is not None
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
         command += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
         before = len(place.upstream.requests)
@@ -261,7 +261,7 @@ async def with_chromium(place: Place) -> dict[str, str]:
         try:
             with trio.fail_after(PATIENCE * len(FAULTS) + 30):
                 while not (found := [r for r in place.upstream.requests[before:] if r.target == "/report"]):
-                    await trio.sleep(0.1)
+                    await place.upstream.arrival(len(place.upstream.requests) + 1)
         finally:
             process.kill()
             with trio.CancelScope(shield=True):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-for name in ("anthropic", "httpx_sse", "openai"):
-    pytest.importorskip(name, reason=f"{name} is not installed; `make interop` installs it")
+pytest.importorskip("anthropic", reason="the anthropic SDK is not installed; `make interop` installs it")
+pytest.importorskip("httpx_sse", reason="httpx-sse is not installed; `make interop` installs it")
+pytest.importorskip("openai", reason="the openai SDK is not installed; `make interop` installs it")
 
 from .faults import CLIENTS, FAULTS, PAGE, SILENT, ask, places
 
