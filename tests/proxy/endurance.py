@@ -54,7 +54,7 @@ class Counted(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.verdicts: dict[str, int] = {}
-        self.errors: list[str] = []
+        self.complaints: list[str] = []
 
     def write(self, text: str) -> int:
         for line in text.splitlines():
@@ -62,7 +62,7 @@ class Counted(io.StringIO):
             if said["event"] == "exchange":
                 self.verdicts[said["verdict"]] = self.verdicts.get(said["verdict"], 0) + 1
             if said["level"] == "error":
-                self.errors.append(line)
+                self.complaints.append(line)
         return len(text)
 
 
@@ -149,10 +149,10 @@ def judge(
     print(f"exchanges: {count}, {dict(sorted(log.verdicts.items()))}, in {samples[-1][0]:.0f} s")
     print(f"descriptors and tasks before: {before}, after: {after}")
     print(f"memory, second quarter: {early / 2**20:.2f} MiB, last quarter: {late / 2**20:.2f} MiB")
-    for error in log.errors[:3]:
+    for error in log.complaints[:3]:
         print(error)
     # The first connection to the upstream was idle before, and is not any more.
-    good = after[0] <= before[0] and after[1] <= before[1] and late - early <= MAX_GROWTH and not log.errors
+    good = after[0] <= before[0] and after[1] <= before[1] and late - early <= MAX_GROWTH and not log.complaints
     print("nothing is left" if good else "SOMETHING IS LEFT")
     return 0 if good else 1
 
