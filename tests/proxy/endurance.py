@@ -101,7 +101,9 @@ async def read(port: int, rng: random.Random) -> None:
             received += data
 
 
-async def run(one: Callable[[int, random.Random], Awaitable[None]], more: Callable[[int], bool], seed: int) -> int:
+async def run(
+    one: Callable[[int, random.Random], Awaitable[None]], more: Callable[[int], bool], seed: int, interval: float
+) -> int:
     """Run `one` again and again, so many at once, as long as there is to be more; return the exit status."""
     rng, log = random.Random(seed), Counted()
     samples: list[tuple[float, int]] = []
@@ -125,7 +127,7 @@ async def run(one: Callable[[int, random.Random], Awaitable[None]], more: Callab
         async def sample() -> None:
             while more(count):
                 samples.append((time.monotonic() - begun, memory()))
-                await trio.sleep(1)
+                await trio.sleep(interval)
 
         await read(port, rng)
         before = descriptors(), trio.lowlevel.current_statistics().tasks_living
@@ -166,9 +168,9 @@ def main() -> int:
     options = parser.parse_args()
     print(f"seed: {options.seed}")
     if options.what == "churn":
-        return trio.run(run, drop, lambda count: count < options.amount, options.seed)
+        return trio.run(run, drop, lambda count: count < options.amount, options.seed, 0.1)
     end = time.monotonic() + options.amount
-    return trio.run(run, read, lambda count: time.monotonic() < end, options.seed)
+    return trio.run(run, read, lambda count: time.monotonic() < end, options.seed, 1.0)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import trio.testing
 from backports import zstd
 
 from sseflow.http import ConnectOptions, Origin, SocketWire
+from sseflow.http._wire import RECV_SIZE
 from sseflow.proxy._app import App
 from sseflow.proxy._exchange import Handler
 from sseflow.proxy._log import make_logger
@@ -86,6 +87,11 @@ class MemoryWire(SocketWire):
     # The proxy's end, as `SocketWire` has it.
 
     @property
+    def unread(self) -> int:
+        """Bytes that the proxy has not read."""
+        return len(self._given)
+
+    @property
     def left(self) -> Ending:
         """How the other end has ended it."""
         return self._left
@@ -105,7 +111,7 @@ class MemoryWire(SocketWire):
             if self._left == "reset":
                 raise trio.BrokenResourceError("reset by peer")
             if self._given or self._left == "eof":
-                size = max_bytes or len(self._given)
+                size = max_bytes or RECV_SIZE
                 data = bytes(self._given[:size])
                 del self._given[:size]
                 return data

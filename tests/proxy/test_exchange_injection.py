@@ -122,6 +122,20 @@ def test_nobody_interferes(case: Case) -> None:
     assert truth_of(exchange.upstreams[0]).whole
 
 
+def test_a_client_that_does_not_read_stops_the_reading() -> None:
+    """At whatever moment it stops: of what the upstream sends, no more is read than a few reads bring."""
+    acts: list[Act] = [STREAM + chunked(TOKEN), *[chunked(TOKEN * 500)] * 100, chunked(STOP, DONE) + LAST]
+    for at in range(20, 100, 5):
+        exchange = run_exchange(ASK, acts, interfere=client_stalls, at=at)
+        check(exchange)
+        assert exchange.line is not None
+        assert exchange.line["verdict"] == "client_stuck"
+        [upstream] = exchange.upstreams
+        read = len(upstream.given) - upstream.unread
+        assert read <= len(exchange.client.taken) + 3 * 65536
+        assert len(upstream.given) > 3_000_000
+
+
 @pytest.mark.parametrize("interfere", INTERFERE.values(), ids=INTERFERE)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_somebody_interferes(case: Case, interfere: Callable[[App, MemoryWire, list[MemoryWire]], None]) -> None:

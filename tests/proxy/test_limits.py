@@ -408,6 +408,27 @@ async def test_real_deadlines(starter: Starter) -> None:
                 await upstream.send(reply)
         assert (await client.answer()).status == status
         assert (await rig.line())["verdict"] == verdict
+    rig = await starter(keep_alive=short, gate_open_after=short)
+    client, upstream = await rig.reach(CHAT)
+    await upstream.send(STREAM)
+    await client.until(b"\r\n\r\n")  # the head, though nothing has come
+    await client.until(b":\n")
+    await upstream.send(chunked(TOKEN, STOP, DONE) + LAST)
+    await client.until(LAST)
+    assert (await rig.line())["keep_alives"] >= 1
+    rig = await starter(on_client_gone="drain", client_drain_time=short)
+    client, upstream = await rig.reach(CHAT)
+    await upstream.send(STREAM + chunked(TOKEN))
+    await client.until(TOKEN)
+    client.close()
+    await upstream.rest()
+    assert (await rig.line())["verdict"] == "client_gone"
+    rig = await starter(drain=short)
+    client, upstream = await rig.reach(CHAT)
+    await upstream.send(STREAM + chunked(TOKEN))
+    await client.until(TOKEN)
+    rig.app.drain()
+    assert b'"drained"' in await client.rest()
     rig = await starter(server=ServerLimits(head_timeout=short))
     client = await rig.client(GET[:-2])
     assert (await client.answer()).status == 408
