@@ -28,6 +28,11 @@ def test_it_is_a_good_stage(sample: bytes) -> None:
         pytest.param(b"data: a\n: c\ndata: b\n\n", b"data: a\ndata: b\n\n", id="inside-an-event"),
         pytest.param(b": c\ndata: a\n\n", b"data: a\n\n", id="before-an-event"),
         pytest.param(b"data: a\n: c\n\n", b"data: a\n\n", id="at-the-end-of-an-event"),
+        pytest.param(b"\xef\xbb\xbfdata: a\n: c\n\n", b"\xef\xbb\xbfdata: a\n\n", id="a-bom-that-is-one"),
+        pytest.param(
+            b": c\n\n\xef\xbb\xbfdata: a\n\n", b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\n", id="a-bom-that-would-become-one"
+        ),
+        pytest.param(b"id: 1\n: c\n\xef\xbb\xbfx\n\n", b"id: 1\n\xef\xbb\xbfx\n\n", id="a-bom-in-the-middle"),
         pytest.param(b"id: 1\n\n: c\n\ndata: a\n\n", b"id: 1\n\ndata: a\n\n", id="behind-an-id"),
         pytest.param(b"id: 1\n: c\n\ndata: a\n\n", b"id: 1\n\ndata: a\n\n", id="in-a-control-block"),
         pytest.param(b"\n\n: c\n\n\n", b"\n\n\n", id="other-blank-lines-stay"),
@@ -52,6 +57,7 @@ def test_what_goes_and_what_stays(stream: bytes, expected: bytes) -> None:
         assert run(by_line(CommentStripper(), whole=64), chunks=chunks) == (expected, Eof())
 
 
+@example([b": c\n\n", b"\xef\xbb\xbfdata: a\n\n"])
 @given(chunked(event_streams()))
 @example([b"data: a\r: ping\n\n"])
 def test_clients_read_the_same(chunks: list[bytes]) -> None:
