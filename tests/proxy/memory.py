@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -42,7 +43,12 @@ class MemoryWire(SocketWire):
         self.ending: Ending = "open"
         """How the proxy has ended it."""
 
-        self.closed = False
+        self.closed_at = math.inf
+        """When the proxy has closed it."""
+
+        self.left_at = math.inf
+        """When the other end has ended it."""
+
         self.room = room
         """Bytes that the other end takes before it stops reading; None: any number."""
 
@@ -67,6 +73,7 @@ class MemoryWire(SocketWire):
         """End it: in good order, or by a reset, which destroys what was not read."""
         if self._left == "open":
             self._left = how
+            self.left_at = trio.current_time()
             if how == "reset":
                 self._given.clear()
             self._changed()
@@ -85,6 +92,11 @@ class MemoryWire(SocketWire):
         self._change = trio.Event()
 
     # The proxy's end, as `SocketWire` has it.
+
+    @property
+    def closed(self) -> bool:
+        """Whether the proxy has closed it."""
+        return self.closed_at < math.inf
 
     @property
     def unread(self) -> int:
@@ -162,7 +174,7 @@ class MemoryWire(SocketWire):
 
     def close(self) -> None:
         if not self.closed:
-            self.closed = True
+            self.closed_at = trio.current_time()
             if self.ending == "open":
                 self.ending = "eof"
             self._changed()

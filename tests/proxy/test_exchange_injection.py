@@ -122,6 +122,24 @@ def test_nobody_interferes(case: Case) -> None:
     assert truth_of(exchange.upstreams[0]).whole
 
 
+@pytest.mark.parametrize("interfere", [client_leaves, client_resets], ids=["leaves", "resets"])
+@pytest.mark.parametrize("case", [case for name, case in CASES.items() if name != "read to its end"])
+def test_a_client_that_leaves_is_noticed(
+    case: Case, interfere: Callable[[App, MemoryWire, list[MemoryWire]], None]
+) -> None:
+    """In every phase, also while the upstream is silent or the gate is shut, the upstream is let go within a second."""
+    at, late = 0, 0.0
+    while True:
+        at += 1
+        exchange = run_exchange(case.request, case.acts, interfere=interfere, at=at, **case.settings)
+        for upstream in exchange.upstreams:
+            if upstream.left_at > exchange.client.left_at:
+                late = max(late, upstream.closed_at - exchange.client.left_at)
+        if exchange.steps < at:
+            break
+    assert late <= 1.0
+
+
 def test_a_client_that_does_not_read_stops_the_reading() -> None:
     """At whatever moment it stops: of what the upstream sends, no more is read than a few reads bring."""
     acts: list[Act] = [STREAM + chunked(TOKEN), *[chunked(TOKEN * 500)] * 100, chunked(STOP, DONE) + LAST]
