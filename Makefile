@@ -12,7 +12,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types format coverage bench bench-smoke interop faults fuzz mutants churn soak lock clean
+.PHONY: help demo test lint types format coverage bench bench-smoke interop faults clients fuzz mutants churn soak lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ interop: $(VENV)/.dev  ## run only the tests with real clients
 
 faults: $(VENV)/.dev  ## try every fault of an upstream in every variant; some minutes
 	SSEFLOW_FAULTS=all $(BIN)/python -m pytest tests/proxy/test_fault_matrix.py $(ARGS)
+
+clients: $(VENV)/.dev  ## write what real clients say of each fault into docs/reference/faults.md
+	$(BIN)/python -m tests.interop.faults --write
 
 fuzz: $(VENV)/.dev  ## put anything through whole exchanges, for SECONDS (60)
 	$(BIN)/python -m tests.proxy.test_exchange_fuzz $(or $(SECONDS),60)

@@ -117,6 +117,9 @@ class Answer:
         self.pipeline: StandardPipeline | None = None
         """The pipeline of the call that is, or was last, relayed, if that is an event stream."""
 
+        self._read_as = Head(200)
+        """The head of the call that is, or was last, relayed, with the type that it should have had."""
+
         self.first_data: float | None = None
         """When the first data came that opens a gate."""
 
@@ -206,7 +209,7 @@ class Answer:
         incoming.verbatim = call if source is call else None
         incoming.allowed_trailers = settings.trailers
         self._sink = sink = _CallSink(self, incoming, last=last)
-        upstream_head = call.head if source is call else call.head.without(b"content-encoding")
+        upstream_head = self._read_as if source is call else self._read_as.without(b"content-encoding")
         head = client_head(upstream_head, http_version=call.http_version, request_id=self._request_id)
         self.running = relay = Relay(source, pipeline, sink, head=head, on_wake=self._write_keep_alive)
         sink.pipeline = pipeline
@@ -233,12 +236,18 @@ class Answer:
 
     async def _admit(self, call: Call, *, last: bool) -> Pipeline:
         """The pipeline for a call, if what it answers can be passed on."""
-        head, settings = call.head, self._settings
-        streams = is_event_stream(head) and 200 <= head.status < 300
+        self._read_as = head = call.head
+        settings = self._settings
         must_stream = self.state is State.STREAM or (
             200 <= head.status < 300 and head.status != 204 and self._asks_for_stream()
         )
         self.pipeline, self._held = None, None
+        if must_stream and 200 <= head.status < 300 and _is_unlabelled(head):
+            # Servers forget it. Read as what was asked for, it is a stream with an honest end, or none at all: a 502.
+            self._read_as = head = Head(
+                head.status, (*head.without(b"content-type").headers, (b"content-type", b"text/event-stream"))
+            )
+        streams = is_event_stream(head)
         if must_stream and not streams:
             raise await self._refusal(call)
         if self._incoming.request.method == b"HEAD" or not streams:
@@ -489,6 +498,12 @@ class Answer:
         if self.state in (State.STREAM, State.PLAIN):
             self._incoming.abort()
             self.state = State.ENDED
+
+
+def _is_unlabelled(head: Head) -> bool:
+    """Whether the type of a body says nothing of what it is."""
+    content_type = (head.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+    return content_type in (b"", b"text/plain", b"application/octet-stream")
 
 
 def _decoded(call: Call, settings: Settings) -> Source:

@@ -72,7 +72,7 @@ SCRIPTS: Mapping[str, str] = MappingProxyType(
         "long-event": f"{_BEGINNING}repeat 600\n    data data: {64 * 'x'}\\n\ndata \\n\nstop\ndone\nend\n",
         # Odd, and yet a stream.
         "odd-bytes": "head\ndata \\xef\\xbb\\xbfdata: \\xff\\0 \\xe2\\x80\\xa8\\rdata: b\\r\\n\\r\\n\n" + _WHOLE,
-        "no-content-type": "send HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n\ndata data: x\\n\\n\nclose\n",
+        "no-content-type": "send HTTP/1.1 200 OK\\r\\n\\r\\n\ntoken Hello\ntoken  world\nstop\ndone\nclose\n",
         "text-plain": f"head type=text/plain\n{_WHOLE}",
         "trailers": "head\ntoken Hello\nstop\ndone\nend 'X-Sum: 1' 'Set-Cookie: a=b'\n",
         "framing-trailer": "head\ntoken Hello\nstop\ndone\nend 'Content-Length: 3'\n",

@@ -61,7 +61,7 @@ _BODY = "token Hello\ntoken  world\nstop\ndone\nend"
 HELLO = _sent("token Hello")
 END = _sent("stop\ndone")
 WHOLE = _sent("token Hello\ntoken  world\nstop\ndone")
-PART = b'data: {"choi'
+ODD = b"\xef\xbb\xbfdata: \xff\0 \xe2\x80\xa8\rdata: b\r\n\r\n"
 
 
 @attrs.frozen
@@ -224,6 +224,9 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "long-event": _but(_FIRST, verdict="over_limit", cut=None, settings={"max_event": 20_000}, error="max_event=20000"),
     # Odd, and yet a stream.
+    "odd-bytes": _but(_GOOD, sees=Stream(ODD + WHOLE, whole=True)),
+    "text-plain": _GOOD,
+    "no-content-type": _but(_GOOD, framings=("close",)),
     "trailers": _but(_GOOD, sees=Stream(HELLO + END, whole=True), framings=_CHUNKED),
     "framing-trailer": _but(_GOOD, sees=Stream(HELLO + END, broke=True), framings=_CHUNKED, reused=False),
     "extra-behind-length": _but(_GOOD, sees=Stream(HELLO + END, whole=True), framings=("length",), reused=None),

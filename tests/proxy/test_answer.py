@@ -231,7 +231,7 @@ async def test_what_opens_the_gate(starter: Starter, gate: str, opens: bool) -> 
         (b"application/json", b'{"error":"no"}', 502, "no"),
         (b"application/json", b'{"choices":[]}', 502, None),
         (b"text/html", b"<html>log in first</html>", 502, None),
-        (b"text/plain", TOKEN, 502, None),
+        (b"image/png", TOKEN, 502, None),
     ],
 )
 async def test_what_is_no_stream_where_one_was_asked_for(
@@ -250,6 +250,21 @@ async def test_what_is_no_stream_where_one_was_asked_for(
     await rig.take(upstream)
     await upstream.send(head % (type_, len(body)) + body)
     assert (await client.answer()).body == body
+
+
+@pytest.mark.parametrize("label", [b"Content-Type: text/plain\r\n", b""], ids=["text/plain", "none"])
+async def test_a_stream_without_its_label(rig: Rig, label: bytes) -> None:
+    """It is read as what was asked for: a stream with an honest end, or a 502 if it is none."""
+    head = b"HTTP/1.1 200 OK\r\n%bTransfer-Encoding: chunked\r\n\r\n" % label
+    for body, status in ((TOKEN + STOP + DONE, 200), (b"It works!", 502)):
+        client, upstream = await rig.reach(ASK)
+        await upstream.send(head + chunked(body) + LAST)
+        answer = await client.answer()
+        assert (answer.status, answer.complete) == (status, True)
+        if status == 200:
+            assert (answer.body, answer.get(b"content-type")) == (body, b"text/event-stream")
+        await rig.line()
+        upstream.close()
 
 
 # Ending badly.
