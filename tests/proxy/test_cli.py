@@ -35,6 +35,11 @@ OPTIONS = {
     "idle_timeout": ("--idle-timeout", "0"),
     "linger": ("--linger", "7.5"),
     "max_line": ("--max-line", "7"),
+    "max_event": ("--max-event", "7"),
+    "max_ratio": ("--max-ratio", "7"),
+    "max_decoded": ("--max-decoded", "7"),
+    "max_per_address": ("--max-per-address", "7"),
+    "compress": ("--compress", "br, gzip"),
     "max_idle": ("--max-idle", "7"),
     "max_idle_time": ("--max-idle-time", "7.5"),
     "tls_timeout": ("--tls-timeout", "7.5"),
@@ -51,6 +56,7 @@ OPTIONS = {
     "server.head_timeout": ("--head-timeout", "7.5"),
     "server.keepalive_timeout": ("--keepalive-timeout", "7.5"),
     "server.body_timeout": ("--body-timeout", "7.5"),
+    "server.min_body_rate": ("--min-body-rate", "0"),
     "server.write_timeout": ("--write-timeout", "7.5"),
     "server.head.max_head": ("--max-head", "7"),
     "server.head.max_fields": ("--max-fields", "7"),
@@ -111,6 +117,7 @@ def test_each_option_sets_its_setting(path: str) -> None:
         "trusted": (ipaddress.ip_network("10.0.0.0/8"),),
         "hosts": frozenset({b"localhost", b"127.0.0.1", b"[::1]", b"a.example"}),
         "trailers": frozenset({b"x-checksum"}),
+        "compress": ("br", "gzip"),
     }
     if path in expected:
         assert value(changed, path) == expected[path]
@@ -147,6 +154,8 @@ BAD = {
     "no upstream": (["--upstream", "127.0.0.1:8000"], "--upstream", "http://127.0.0.1:8000"),
     "upstream with a user": (["--upstream", "http://a:sk-CANARY@b"], "--upstream", "neither user name"),
     "upstream with a strange port": (["--upstream", "http://a:99999"], "--upstream", "out of range"),
+    "no coding": ([*UPSTREAM, "--compress", "gzip,zip"], "--compress", "there are gzip, br, zstd, deflate"),
+    "no whole number": ([*UPSTREAM, "--min-body-rate", "-1"], "--min-body-rate", "whole number, 0 or more"),
     "no address": ([*UPSTREAM, "--listen", "8080"], "--listen", "127.0.0.1:8080"),
     "no number": ([*UPSTREAM, "--drain", "soon"], "--drain", "'soon' must be a number of seconds"),
     "not a number": ([*UPSTREAM, "--drain", "nan"], "--drain", "must be a number of seconds"),

@@ -172,14 +172,6 @@ async def test_nothing_is_asked_for_that_cannot_be_decoded(rig: Rig) -> None:
     assert head.get(b"accept-encoding") == b"identity"
 
 
-async def test_a_compressed_stream_is_left_alone(rig: Rig) -> None:
-    """An upstream that compresses unasked is not filtered, and nothing is said of how its stream ended."""
-    body = b"\x1f\x8b: not really\n\n"
-    reply = STREAM_HEAD + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(body) + LAST
-    _, answer = await seen(rig, b"Host: a", answer=reply)
-    assert (answer.body, answer.complete) == (body, True)
-
-
 async def test_an_id_that_is_short_and_plain_is_taken(rig: Rig) -> None:
     """The client's id goes to the upstream, back to the client, and into the log."""
     head, answer = await seen(rig, b"Host: a", b"X-Request-Id: abc-1.2_X")
