@@ -29,12 +29,10 @@ from .. import (
     Relay,
     RequestError,
     StandardPipeline,
-    StreamError,
     TooLong,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamRefused,
-    UpstreamTimeout,
     is_event_stream,
 )
 from .._relay import Source
@@ -43,7 +41,8 @@ from ..http import Call, Decoded, Decoder, Encoder, Incoming, WriteTimeout, nego
 from ..stages import HoldEnding
 from ._headers import client_head, own_head, plain_head
 from ._settings import Settings
-from ._verdict import Drained, Interrupted, Verdict, of_error
+from ._verdict import Verdict, of_error
+from ._words import as_answer, reason_of
 
 TRAILER = b"Sseflow-Verdict"
 """Says the verdict behind an answer that is ended cleanly whatever became of it."""
@@ -565,53 +564,3 @@ def _check_can_go_on(pipeline: StandardPipeline) -> None:
         raise pipeline.watch.error.refusal("the upstream's stream had an error in it")
     if pipeline.counter.in_event:
         raise CutMidEvent("the stream ended inside an event: no other can be joined to it")
-
-
-def as_answer(error: Exception) -> tuple[int, DialectError]:
-    """Status and words for the client's user; the operator's words are in the log."""
-    kind = of_error(error).value
-    match error:
-        case RequestError():
-            return error.status, DialectError(str(error), "invalid_request_error", None)
-        case UpstreamRefused():
-            message = error.said or "The model's server answered with an error."
-            return error.status, DialectError(message, error.type or "api_error", error.code)
-        case UpstreamTimeout():
-            return error.status, DialectError(
-                "The model's server did not answer in time. Please try again.", "api_error", kind
-            )
-        case UpstreamError():
-            message = "The model's server could not be reached, or broke off. Please try again."
-            return error.status, DialectError(message, "api_error", kind)
-        case TooLong():
-            return 502, DialectError("The model's server sent more than can be passed on.", "api_error", kind)
-        case StreamError():
-            message = "The model's server did not give a complete answer. Please try again."
-            return 502, DialectError(message, "api_error", kind)
-        case Drained():
-            return 503, DialectError("This service is restarting. Please try again.", "api_error", kind)
-        case Interrupted():
-            return 503, DialectError("The answer was interrupted.", "api_error", kind)
-        case _:
-            return 500, DialectError("Something went wrong in this service.", "api_error", kind)
-
-
-def reason_of(error: Exception) -> str:
-    """The error type of RFC 9209, section 2.3."""
-    match error:
-        case UpstreamError():
-            return error.reason
-        case TooLong():
-            return "http_response_body_size"
-        case StreamError():
-            return "http_response_incomplete"
-        case RequestError(status=508):
-            return "proxy_loop_detected"
-        case RequestError(status=503):
-            return "connection_limit_reached"
-        case RequestError():
-            return "http_request_error"
-        case Drained() | Interrupted():
-            return "proxy_internal_response"
-        case _:
-            return "proxy_internal_error"

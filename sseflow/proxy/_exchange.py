@@ -25,11 +25,12 @@ from .. import (
 )
 from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE
 from ..http import Call, Counted, Headers, Incoming, NoBody, Request, WriteTimeout, frame_chunk, last_chunk
-from ._answer import Answer, CallOutcome, State, reason_of
+from ._answer import Answer, CallOutcome, State
 from ._headers import end_to_end, request_id, target_of, upstream_request
 from ._log import plain
 from ._stream_flag import StreamFlag
 from ._verdict import Drained, Facts, Interrupted, Verdict, decide, ended_by
+from ._words import reason_of
 
 if TYPE_CHECKING:
     from ._app import App
