@@ -106,6 +106,7 @@ CASES = {
     "compressed": Case(
         [STREAM, *_TOKENS],
         request=ASK.replace(b"Host: a", b"Host: a\r\nAccept-Encoding: gzip"),
+        settings={"compress": ("gzip",)},
     ),
     "no stream": Case([JSON, 1.0, b"{}"], request=PLAIN),
 }
