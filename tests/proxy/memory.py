@@ -319,6 +319,9 @@ class Truth:
     ended: bool
     """Whether a terminator was seen, in a stream; else whether the body was complete."""
 
+    cut: bool = False
+    """Whether its coding was."""
+
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _END = re.compile(rb'data: ?(?:\[DONE\]|.*"finish_reason":"[a-z]+".*)')
@@ -356,11 +359,11 @@ def truth_of(wire: MemoryWire, *, is_chat: bool = True) -> Truth:
         # Plain events may end anywhere between two of them.
         inside = lines[max((i for i, line in enumerate(lines[:-1]) if not line), default=-1) + 1 :]
         whole = complete and not any(line.startswith(b"data") for line in inside)
-        return Truth(status, streams, body, whole, whole)
+        return Truth(status, streams, body, whole, whole, not decoded)
     ended = any(_END.fullmatch(line) for line in lines)
     # An error of the upstream's own, in its stream, is an end, too, if the stream then ends; the verdict says which.
     refused = any(line.startswith(b'data: {"error"') for line in lines)
-    return Truth(status, streams, body, complete and (ended or refused), ended)
+    return Truth(status, streams, body, complete and (ended or refused), ended, not decoded)
 
 
 def without_comments(body: bytes) -> bytes:
@@ -403,8 +406,10 @@ def check(exchange: Exchange, *, clean: bool = False, lingers: bool = True) -> N
         return
     body, _ = split_error(answer.body)
     said, sent = without_comments(body), without_comments(truth.body)
-    # The upstream's own error may be the last thing that was passed on.
-    assert sent.startswith(said) or sent.startswith(without_comments(answer.body))
+    # The upstream's own error may be the last thing that was passed on. Of a coding that was cut, a decoder that is asked
+    # once for all may give a little less than one that is asked again and again.
+    is_part = sent.startswith(said) or sent.startswith(without_comments(answer.body))
+    assert is_part or (truth.cut and said.startswith(sent))
     if answer.complete and not clean:
         stays = exchange.upstreams[-1].left == "open"
         assert truth.whole or (truth.ended and (lingers or stays))
