@@ -406,8 +406,8 @@ def check(exchange: Exchange, *, clean: bool = False, lingers: bool = True) -> N
         return
     body, _ = split_error(answer.body)
     said, sent = without_comments(body), without_comments(truth.body)
-    # The upstream's own error may be the last thing that was passed on. Of a coding that was cut, a decoder that is asked
-    # once for all may give a little less than one that is asked again and again.
+    # The upstream's own error may be the last thing that was passed on. Of a coding that was cut, a decoder that is
+    # asked once for all may give a little less than one that is asked again and again.
     is_part = sent.startswith(said) or sent.startswith(without_comments(answer.body))
     assert is_part or (truth.cut and said.startswith(sent))
     if answer.complete and not clean:
