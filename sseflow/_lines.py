@@ -78,6 +78,7 @@ class _ByLine(Stage[bytes]):
         self._kept = True  # whether the last line that was given open went out
         self._after_cr = False
         self._starts = True
+        self._begun = False  # something went out
         self._bypassed = False
         self._plain = False  # none of the above is the case
 
@@ -120,11 +121,21 @@ class _ByLine(Stage[bytes]):
                     else:
                         piece = self._flow(piece, out) if self._flows else self._split(piece, out)
         except Cut as cut:
-            raise Cut(b"".join([*out, *_lines_of(cut)]), cut.error) from None
+            raise Cut(self._begin([*out, *_lines_of(cut)]), cut.error) from None
         except Exception as error:
-            raise Cut(b"".join(out), error) from None
-        self._plain = not (self._starts or self._fragments or self._flows or self._after_cr)
-        return _joined(out, data)
+            raise Cut(self._begin(out), error) from None
+        begun = self._begin(out)
+        self._plain = self._begun and not (self._starts or self._fragments or self._flows or self._after_cr)
+        return data if begun == data else begun
+
+    def _begin(self, out: Lines) -> bytes:
+        """Join what goes out. A line must not come to begin the stream with a byte order mark that is its own."""
+        joined = b"".join(out)
+        if not self._begun and joined:
+            self._begun = True
+            if joined.startswith(BOM):
+                return BOM + joined
+        return joined
 
     def _skip_bom(self, data: bytes, out: list[bytes]) -> bytes:
         data = b"".join([*self._fragments, data])
@@ -134,6 +145,7 @@ class _ByLine(Stage[bytes]):
             return b""
         self._starts = False
         if data.startswith(BOM):
+            self._begun = True
             out.append(BOM)
             return data[len(BOM) :]
         return data
@@ -242,7 +254,7 @@ class _ByLine(Stage[bytes]):
             return None, end
         out, end = _feed_last(self._chain, [self._join()] if self._fragments else None, end)
         last, end = self._chain.end(end)
-        return b"".join([*(out or ()), *(last or ())]) or None, end
+        return self._begin([*(out or ()), *(last or ())]) or None, end
 
 
 def _joined(out: Lines, data: bytes) -> bytes:

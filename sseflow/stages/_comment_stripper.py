@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 from .._items import Head
-from .._lines import BLANK, BOM
+from .._lines import BLANK
 from .._stage import Lines, Stage
 
 _COLON = ord(":")
@@ -26,9 +26,8 @@ class CommentStripper(Stage[Lines]):
     Every other blank line stays, byte for byte. That one must go: a client that has seen an ``id`` dispatches an empty
     event at it. A ``Content-Length`` in the head is dropped, since the body will be shorter.
 
-    Two lines cannot stay as they are. A lone LF that would come to stand behind a lone CR, and be read as part of one
-    line end with it, leaves as CRLF. And a line with a byte order mark that would come to stand at the beginning of the
-    stream, where it is none of the line's, gets another one.
+    One blank line cannot stay as it is: a lone LF that would come to stand behind a lone CR, and be read as part of one
+    line end with it. It leaves as CRLF.
     """
 
     needs_whole_lines = False
@@ -37,7 +36,6 @@ class CommentStripper(Stage[Lines]):
         self._block = _Block.NOTHING
         self._after_cr = False  # the last line that was kept ends with a lone CR
         self._kept = True  # the last line was kept
-        self._begun = False  # a line was kept
 
     def head(self, head: Head, /) -> Head:
         return head.without(b"content-length")
@@ -50,7 +48,6 @@ class CommentStripper(Stage[Lines]):
             else:
                 self._block = _Block.NOTHING if batch[-1] in BLANK else _Block.FIELDS
                 self._after_cr = batch[-1][-1] == _CR
-                self._begun = True
                 return batch
         return self._strip(batch)
 
@@ -70,12 +67,8 @@ class CommentStripper(Stage[Lines]):
             elif self._block is _Block.NOTHING:
                 self._block = _Block.COMMENTS
             if not drop:
-                if line == b"\n" and self._after_cr and not self._kept:
-                    line = b"\r\n"
-                elif not self._begun and not self._kept and line.startswith(BOM):
-                    line = BOM + line
-                kept.append(line)
-                self._begun = True
+                fuses = line == b"\n" and self._after_cr and not self._kept
+                kept.append(b"\r\n" if fuses else line)
                 self._after_cr = line[-1] == _CR
             self._kept = not drop
         return batch if kept == batch else kept

@@ -32,6 +32,11 @@ def test_it_is_a_good_stage(sample: bytes) -> None:
         pytest.param(
             b": c\n\n\xef\xbb\xbfdata: a\n\n", b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\n", id="a-bom-that-would-become-one"
         ),
+        pytest.param(
+            b"\xef\xbb\xbf: c\n\n\xef\xbb\xbfdata: a\n\n",
+            b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\n",
+            id="a-bom-behind-a-bom",
+        ),
         pytest.param(b"id: 1\n: c\n\xef\xbb\xbfx\n\n", b"id: 1\n\xef\xbb\xbfx\n\n", id="a-bom-in-the-middle"),
         pytest.param(b"id: 1\n\n: c\n\ndata: a\n\n", b"id: 1\n\ndata: a\n\n", id="behind-an-id"),
         pytest.param(b"id: 1\n: c\n\ndata: a\n\n", b"id: 1\n\ndata: a\n\n", id="in-a-control-block"),
