@@ -64,7 +64,7 @@ def _rooms() -> dict[str, Room]:
     codec = room("sseflow.http._codec", chunked, "h11", pure=True)
     rulings = room("sseflow.http._rulings", codec, "h11", pure=True)
 
-    coding = room("sseflow.http._coding", core, "h11 brotli backports", pure=True)
+    coding = room("sseflow.http._coding", core, "h11 brotli backports compression", pure=True)
 
     http = room("sseflow.http", face | rulings | coding, "trio h11")
     records = room("sseflow.records", face, "trio msgspec")

@@ -7,6 +7,7 @@ what is read of it. Encoding flushes behind each write, so that an event is read
 from __future__ import annotations
 
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -34,7 +35,10 @@ _ZSTD_WINDOW_LOG = 23
 
 
 class _Codec(Protocol):
-    """One coding. ``decode`` is a generator, and yields what it can as soon as it can."""
+    """One coding. ``decode`` is a generator, and yields what it can as soon as it can.
+
+    Between two members it yields, too, if only ``b""``: thousands may hold nothing.
+    """
 
     def decode(self, data: bytes) -> Iterator[bytes]: ...
 
@@ -59,19 +63,19 @@ class _Zlib:
                 return
             is_wrapped = data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
             self._wbits = 15 if is_wrapped else -15
-        while data:
+        is_full = False
+        while data or is_full:
             if self._object is None:
                 if self.done and self._wbits != 31:
                     raise ValueError("there is something behind its end")
                 self._object, self.done = zlib.decompressobj(self._wbits), False
-            out = b""
-            while data or len(out) == PIECE:
-                out = self._object.decompress(data, PIECE)
-                data = self._object.unconsumed_tail
-                if out:
-                    yield out
+            out = self._object.decompress(data, PIECE)
+            is_full = len(out) == PIECE and not self._object.eof
+            # At the end `unconsumed_tail` may still hold what is `unused_data` by now.
+            data = self._object.unconsumed_tail
             if self._object.eof:
                 data, self._object, self.done = self._object.unused_data, None, True
+            yield out
 
 
 class _Brotli:
@@ -89,19 +93,25 @@ class _Brotli:
     def decode(self, data: bytes) -> Iterator[bytes]:
         if data and self.done:
             raise ValueError("there is something behind its end")
-        out = self._object.process(data, output_buffer_limit=PIECE)
-        while out:
+        # `can_accept_more_data` speaks of input only: output may be left when it is true.
+        while out := self._object.process(data, output_buffer_limit=PIECE):
             yield out
-            done = self._object.can_accept_more_data()
-            out = b"" if done else self._object.process(b"", output_buffer_limit=PIECE)
+            data = b""
+
+
+def _import_zstd() -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
 
 
 class _Zstd:
     """zstd (RFC 8878), frames one behind the other."""
 
     def __init__(self) -> None:
-        from backports import zstd
-
+        zstd = _import_zstd()
         options = {int(zstd.DecompressionParameter.window_log_max): _ZSTD_WINDOW_LOG}
         self._make: Callable[[], Any] = lambda: zstd.ZstdDecompressor(options=options)
         self._object: Any = None
@@ -118,6 +128,7 @@ class _Zstd:
             data = b""
             if self._object.eof:
                 data, self._object, self.done = self._object.unused_data, None, True
+                yield b""
 
 
 _DECODERS: dict[str, Callable[[], _Codec]] = {
@@ -136,7 +147,7 @@ class Decoder:
         field: the value of its ``Content-Encoding`` (RFC 9110, section 8.4); at most `MAX_CODINGS` of ``gzip``,
             ``x-gzip``, ``deflate``, ``br`` and ``zstd``; ``identity`` counts for nothing.
         max_ratio: bytes of output for each byte of input, judged from `RATIO_FROM` bytes of output on.
-        max_decoded: bytes of output in all.
+        max_decoded: bytes of output in all. Both limits hold for what each of the codings comes to.
 
     Raises:
         UpstreamProtocolError: it cannot be decoded here; the message says what is missing.
@@ -145,20 +156,23 @@ class Decoder:
     def __init__(
         self, field: bytes, *, max_ratio: int = DEFAULT_MAX_RATIO, max_decoded: int = DEFAULT_MAX_DECODED
     ) -> None:
-        names = [name.strip() for name in field.decode("latin-1").lower().split(",")]
+        names = [name.strip(" \t") for name in field.decode("latin-1").lower().split(",")]
         names = [name for name in names if name not in ("", "identity")]
         if len(names) > MAX_CODINGS or not all(name in _DECODERS for name in names):
             shown = field[:80].decode("ascii", "backslashreplace")
             raise UpstreamProtocolError(
                 f"the upstream's answer is encoded as {shown!r}, which nobody asked for", reason=_REASON
             )
-        try:
-            self._codecs = [_DECODERS[name]() for name in reversed(names)]
-        except ImportError as error:
-            raise UpstreamProtocolError(
-                f"the upstream's answer is encoded as {names[-1]}; to decode it, pip install 'sseflow[proxy]'",
-                reason=_REASON,
-            ) from error
+        self._codecs: list[_Codec] = []
+        for name in reversed(names):
+            try:
+                self._codecs.append(_DECODERS[name]())
+            except ImportError as error:
+                raise UpstreamProtocolError(
+                    f"the upstream's answer is encoded as {name}; to decode it, pip install 'sseflow[proxy]'",
+                    reason=_REASON,
+                ) from error
+        self._made = [0] * len(names)
         self._name = ", ".join(names)
         self._max_ratio = max_ratio
         self._max_decoded = max_decoded
@@ -169,26 +183,37 @@ class Decoder:
     def decode(self, data: bytes) -> Iterator[bytes]:
         """Yield what can be decoded with ``data``, in pieces of about 64 KiB at most; exhaust it before the next call.
 
+        A piece may be empty: then there was work without output, and others may want a turn before there is more.
+
         Raises:
             UpstreamProtocolError: the coding is damaged, or something stands behind its end.
             InflatesTooMuch: ``max_ratio`` or ``max_decoded`` was passed.
         """
         self.bytes_in += len(data)
         pieces: Iterator[bytes] = iter((data,))
-        for codec in self._codecs:
-            pieces = _decode_each(codec, pieces)
+        for level in range(len(self._codecs)):
+            pieces = self._decode_level(level, pieces)
         try:
             for piece in pieces:
                 self.bytes_out += len(piece)
-                if self.bytes_out > self._max_decoded:
-                    raise InflatesTooMuch(self._max_decoded, self.bytes_out, "max_decoded")
-                if self.bytes_out > RATIO_FROM and self.bytes_out > self.bytes_in * self._max_ratio:
-                    raise InflatesTooMuch(self._max_ratio, self.bytes_out)
                 yield piece
         except (UpstreamProtocolError, InflatesTooMuch):
             raise
         except Exception as error:  # brotli and zstd have errors of their own
             raise UpstreamProtocolError(f"the upstream's {self._name} is damaged: {error}", reason=_REASON) from error
+
+    def _decode_level(self, level: int, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        # A bomb may well go off between two codings, and come to nothing in the next.
+        for data in pieces:
+            if level:
+                yield b""
+            for piece in self._codecs[level].decode(data):
+                self._made[level] = made = self._made[level] + len(piece)
+                if made > self._max_decoded:
+                    raise InflatesTooMuch(self._max_decoded, made, "max_decoded")
+                if made > RATIO_FROM and made > self.bytes_in * self._max_ratio:
+                    raise InflatesTooMuch(self._max_ratio, made)
+                yield piece
 
     def end(self) -> None:
         """The body has ended.
@@ -200,11 +225,6 @@ class Decoder:
             raise UpstreamLost(
                 f"the connection ended inside the upstream's {self._name}", reason="http_response_incomplete"
             )
-
-
-def _decode_each(codec: _Codec, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    for piece in pieces:
-        yield from codec.decode(piece)
 
 
 class Encoder:
@@ -225,9 +245,7 @@ class Encoder:
             compressor: Any = brotli.Compressor(quality=5)
             self._compress, self._flush, self._finish = compressor.process, compressor.flush, compressor.finish
         elif coding == "zstd":
-            from backports import zstd
-
-            compressor = zstd.ZstdCompressor()
+            compressor = _import_zstd().ZstdCompressor()
             self._compress = compressor.compress
             self._flush = lambda: compressor.flush(compressor.FLUSH_BLOCK)
             self._finish = compressor.flush
@@ -256,8 +274,8 @@ _PREFERENCE = re.compile(r"([!#$%&'*+.^_`|~0-9a-z-]+)[ \t]*(?:;[ \t]*q=(0(?:\.\d
 def negotiate(accept: bytes, offered: Sequence[str]) -> str | None:
     """The coding that a client which sent ``accept`` as its ``Accept-Encoding`` is to get; None: it gets none.
 
-    That is the first of ``offered`` with the client's highest preference (RFC 9110, section 12.5.3). What is malformed
-    counts for nothing.
+    That is the first of ``offered`` with the client's highest preference (RFC 9110, section 12.5.3), unless it prefers
+    ``identity``. What is malformed counts for nothing.
     """
     wanted: dict[str, float] = {}
     for item in accept.decode("latin-1").lower().split(","):
@@ -265,4 +283,5 @@ def negotiate(accept: bytes, offered: Sequence[str]) -> str | None:
             wanted[match[1]] = float(match[2] or 1)
     anything = wanted.get("*", 0.0)
     best = max(offered, key=lambda coding: wanted.get(coding, anything), default="")
-    return best if best and wanted.get(best, anything) > 0 else None
+    preference = wanted.get(best, anything)
+    return best if best and preference > 0 and preference >= wanted.get("identity", anything) else None

@@ -25,13 +25,15 @@ class Decoded:
         """See `Source.receive_some`."""
         while True:
             await trio.lowlevel.checkpoint()
-            for piece in self._pieces:
+            piece = next(self._pieces, None)
+            if piece:
                 return piece
-            data = bytes(await self._source.receive_some())
-            if not data:
-                self._decoder.end()
-                return b""
-            self._pieces = self._decoder.decode(data)
+            if piece is None:
+                data = bytes(await self._source.receive_some())
+                if not data:
+                    self._decoder.end()
+                    return b""
+                self._pieces = self._decoder.decode(data)
 
     async def aclose(self) -> None:
         """See `Source.aclose`."""

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 
 import brotli
 import pytest
+import trio
+import trio.testing
 from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sseflow import InflatesTooMuch, UpstreamLost, UpstreamProtocolError
-from sseflow.http import CODINGS, Decoder, Encoder, negotiate
+from sseflow.http import CODINGS, Decoded, Decoder, Encoder, negotiate
 from sseflow.http._coding import PIECE
 from sseflow.testing import every_split
+
+ZSTD = "compression" if sys.version_info >= (3, 14) else "backports"
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -80,6 +86,36 @@ def test_an_end_before_its_end_is_none(field: str) -> None:
             decode(field, (encoded[:cut],))
 
 
+def text(size: int) -> bytes:
+    """It compresses well, but not to nothing."""
+    return b"".join(b"data: %d\n\n" % (number * number) for number in range(size // 8))[:size]
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("size", [PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE + 7, 1_000_000])
+def test_what_comes_in_several_pieces_comes_at_once(coding: str, size: int) -> None:
+    """However much one read holds, all of it comes out before the next one, and the end is seen."""
+    sample = text(size)
+    encoder, decoder = Encoder(coding), Decoder(coding.encode())
+    for _ in range(2):
+        assert b"".join(decoder.decode(encoder.encode(sample))) == sample
+    assert b"".join(decoder.decode(encoder.finish())) == b""
+    decoder.end()
+
+
+@pytest.mark.parametrize("field", ENCODE)
+@pytest.mark.parametrize("size", [PIECE, PIECE + 1, 2 * PIECE, 300_000])
+def test_what_stands_behind_an_end_of_several_pieces(field: str, size: int) -> None:
+    """The same behind a long stream as behind a short one: a member goes on, anything else is damage."""
+    sample = text(size)
+    encoded = ENCODE[field](sample)
+    assert decode(field, (encoded,)) == sample
+    if field in ("gzip", "x-gzip", "zstd"):
+        assert decode(field, (2 * encoded,)) == 2 * sample
+    with pytest.raises(UpstreamProtocolError, match="is damaged"):
+        decode(field, (encoded + b"tail",))
+
+
 def test_nothing_is_a_whole_stream() -> None:
     """A body without a byte was never encoded."""
     assert decode("gzip", ()) == b""
@@ -113,6 +149,14 @@ def test_an_unknown_coding_is_named(field: str, what: str) -> None:
         Decoder(field.encode("latin-1"))
 
 
+@pytest.mark.parametrize(("field", "missing", "package"), [("br, gzip", "br", "brotli"), ("zstd", "zstd", ZSTD)])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, field: str, missing: str, package: str) -> None:
+    """The message says which coding cannot be read, and what to install."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UpstreamProtocolError, match=rf"encoded as {missing}; .* pip install 'sseflow\[proxy\]'"):
+        Decoder(field.encode())
+
+
 def bomb(coding: str) -> bytes:
     """Many zeros in few bytes."""
     return ENCODE[coding](bytes(64 << 20))
@@ -128,6 +172,47 @@ def test_a_bomb_is_cheap(coding: str) -> None:
         made.extend(len(piece) for piece in pieces)
     assert max(made) <= 2 * PIECE
     assert sum(made) <= (1 << 20) + 2 * PIECE
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_bomb_takes_no_memory(coding: str) -> None:
+    """Where no ratio forbids it, what is held at any time is a few pieces."""
+    data = bomb(coding)
+    decoder = Decoder(coding.encode(), max_ratio=1 << 30)
+    tracemalloc.start()
+    try:
+        made = sum(len(piece) for piece in decoder.decode(data))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert made == 64 << 20
+    assert peak < 8 * PIECE
+
+
+EMPTY = {"gzip": gzip.compress(b""), "zstd": zstd.compress(b""), "skipped zstd": b"\x50\x2a\x4d\x18" + bytes(4)}
+
+
+@pytest.mark.parametrize("member", EMPTY)
+def test_members_that_hold_nothing_give_others_a_turn(member: str) -> None:
+    """Thousands of them in one read cost time, so there is a piece for each, an empty one."""
+    pieces = list(Decoder(member.split()[-1].encode()).decode(1000 * EMPTY[member]))
+    assert len(pieces) >= 1000
+    assert not any(pieces)
+
+
+def test_a_bomb_that_comes_to_nothing() -> None:
+    """What goes off between two codings is refused, though nothing comes out behind them."""
+    with pytest.raises(InflatesTooMuch, match="more than max_ratio=200 allows"):
+        decode("gzip, gzip", (gzip.compress(100_000 * EMPTY["gzip"]),))
+
+
+async def test_an_empty_piece_is_no_end() -> None:
+    """A reader gets what stands behind members that hold nothing, and only then the end."""
+    sender, receiver = trio.testing.memory_stream_one_way_pair()
+    await sender.send_all(gzip.compress(b"one") + 9 * EMPTY["gzip"] + gzip.compress(b"two"))
+    await sender.aclose()
+    source = Decoded(receiver, Decoder(b"gzip"))
+    assert [await source.receive_some() for _ in range(3)] == [b"one", b"two", b""]
 
 
 def test_a_bomb_in_a_bomb() -> None:
@@ -163,6 +248,11 @@ NEGOTIATED = {
     "gzip;q=0, *": "br",
     "gzip;q=0": None,
     "identity": None,
+    "identity, gzip;q=0.5": None,
+    "identity;q=0.5, gzip": "gzip",
+    "identity, gzip": "gzip",
+    "*, gzip;q=0.5, br;q=0.5": None,
+    "gzip;q=": None,
     "deflate": None,
     "gzip;q=2": None,
     "gzip;q=0.1234": None,
