@@ -159,4 +159,5 @@ class _Refuse(Stage[Lines]):
 
 def _is_readable(head: Head) -> bool:
     """An event stream that is not compressed: of what is, no stage could make sense."""
-    return is_event_stream(head) and (head.get(b"content-encoding") or b"identity").strip().lower() == b"identity"
+    codings = [value.strip().lower() for name, value in head.headers if name.lower() == b"content-encoding"]
+    return is_event_stream(head) and all(coding in (b"", b"identity") for coding in codings)

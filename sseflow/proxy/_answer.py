@@ -35,6 +35,7 @@ from .. import (
     UpstreamRefused,
     is_event_stream,
 )
+from .._lines import BOM
 from .._relay import Source
 from ..dialects import Dialect, DialectError, error_in
 from ..http import Call, Decoded, Decoder, Encoder, Incoming, WriteTimeout, negotiate
@@ -416,6 +417,8 @@ class Answer:
         now = trio.current_time()
         due = 0 < self._settings.keep_alive <= self.quiet_for(now)
         if due and self.can_be_kept_warm:
+            if not self._incoming.last and self._sink is not None:
+                self._sink.drop_bom()
             await self._incoming.send_aside(self._dialect.keep_alive)
             self._quiet_since = now
             self.keep_alives += 1
@@ -511,8 +514,8 @@ def _decoded(call: Call, settings: Settings) -> Source:
     Raises:
         UpstreamProtocolError: they are not known here.
     """
-    field = call.head.get(b"content-encoding")
-    if field is None or field.strip().lower() == b"identity":
+    field = b",".join(value for name, value in call.head.headers if name == b"content-encoding")
+    if field.strip().lower() in (b"", b"identity"):
         return call
     return Decoded(call, Decoder(field, max_ratio=settings.max_ratio, max_decoded=settings.max_decoded))
 
@@ -553,6 +556,17 @@ class _CallSink:
             await self._incoming.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._answer.leave()
+
+    def drop_bom(self) -> None:
+        """Drop a byte order mark from what comes next: it is none where a stream does not begin."""
+        send = self.send_all
+
+        async def send_first(data: bytes) -> None:
+            self.send_all = send
+            if data := data.removeprefix(BOM):
+                await send(data)
+
+        self.send_all = send_first
 
     def discard(self) -> None:
         self._discarding = True

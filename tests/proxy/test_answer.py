@@ -102,6 +102,26 @@ async def test_inside_an_event_the_line_stays_silent(rig: Rig, jumping_clock: tr
     assert (await rig.line())["keep_alives"] == 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"on_client_gone": "drain"}], ids=["cancel", "drain"])
+async def test_behind_a_keep_alive_a_bom_is_none(
+    starter: Starter, jumping_clock: trio.testing.MockClock, settings: dict[str, Any]
+) -> None:
+    """A stream that begins with one begins behind a comment of ours: its first line is still itself."""
+    rig = await starter(**settings)
+    for pieces in ([b"\xef\xbb\xbf" + TOKEN], [b"\xef", b"\xbb\xbf", TOKEN]):
+        client, upstream = await rig.reach(CHAT)
+        await upstream.send(STREAM)
+        await client.until(b":\n")
+        for piece in pieces:
+            await upstream.send(chunked(piece))
+        await upstream.send(chunked(STOP, DONE) + LAST)
+        body = (await client.until(LAST)).replace(chunked(b":\n"), b"")
+        assert b"\xef" not in body
+        assert TOKEN in body
+        assert (await rig.line())["verdict"] == "complete"
+        upstream.close()
+
+
 async def test_behind_the_end_there_is_no_keep_alive(starter: Starter, jumping_clock: trio.testing.MockClock) -> None:
     """A client that has seen the dialect's end is waiting for nothing but the end of the body."""
     rig = await starter(linger=100, keep_alive=10)

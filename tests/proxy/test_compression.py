@@ -97,6 +97,19 @@ async def test_events_of_a_compressed_upstream_come_one_by_one(starter: Starter)
     assert (line["verdict"], line["events"], line["bytes_in"]) == ("complete", 3, len(TOKEN + STOP + DONE))
 
 
+async def test_codings_may_stand_in_several_fields(starter: Starter) -> None:
+    """They are one list (RFC 9110, section 5.3), in the order in which they were applied."""
+    rig = await starter()
+    client, upstream = await rig.reach(ASK)
+    inner, outer = Encoder("gzip"), Encoder("br")
+    body = inner.encode(TOKEN + STOP + DONE) + inner.finish()
+    body = outer.encode(body) + outer.finish()
+    head = GZIP.replace(b"Content-Encoding: gzip", b"Content-Encoding: gzip\r\nContent-Encoding: br")
+    await upstream.send(head + chunked(body) + LAST)
+    assert (await client.answer(b"POST")).body == TOKEN + STOP + DONE
+    assert (await rig.line())["verdict"] == "complete"
+
+
 async def test_a_refusal_is_read_though_it_is_compressed(starter: Starter) -> None:
     """An error in JSON that came instead of a stream says what it says, in whatever coding."""
     rig = await starter()
