@@ -159,7 +159,8 @@ class Server:
         refuse: called for what is not a request, with the connection and why.
         limits: what clients may ask.
         max_connections: open ones, in all; beyond that none is accepted until one ends.
-        max_per_address: open ones from one address, or one IPv6 network of 64 bits; one more is answered with 503.
+        max_per_address: open ones from one address, or one IPv6 network of 64 bits; one more is refused with
+            503, and over TLS reset.
         exempt: whether a peer may have any number: one that speaks for many. Unix sockets always may.
         on_error: called with each exception of a handler, and, with a message, when the system is out of descriptors.
     """
@@ -299,10 +300,7 @@ class Server:
     async def _serve(self, connection: ServerConnection) -> None:
         try:
             if self._is_one_too_many(connection):
-                if isinstance(connection.wire, SocketWire):  # a handshake is more than it is worth
-                    await self._refuse(
-                        connection, RequestError(503, "there are too many connections from this address")
-                    )
+                await self._refuse(connection, RequestError(503, "there are too many connections from this address"))
             elif await connection.shake_hands():
                 await self._serve_requests(connection)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout):

@@ -136,6 +136,7 @@ class ServerConnection:
         self.intact = True
         """No write was cut, by its deadline or a cancellation: more can be sent behind what was."""
 
+        self._begun = isinstance(wire, SocketWire)
         self._buffer = bytearray()
         self._served = 0
         self._close_as = _Closing.PLAIN
@@ -144,6 +145,7 @@ class ServerConnection:
         """Begin the connection, if it is over TLS. False: it could not be begun."""
         if isinstance(self.wire, SocketWire):
             return True
+        self._begun = True
         timeout = trio.move_on_after(self.limits.head_timeout)
         with self._waiting(), timeout, contextlib.suppress(trio.BrokenResourceError):
             await self.wire.do_handshake()
@@ -262,7 +264,11 @@ class ServerConnection:
             transport(self.wire).reset()
 
     async def refuse(self, error: RequestError, body: bytes, headers: Headers) -> None:
-        """Answer something that is not a request, and close."""
+        """Answer something that is not a request, and close. Before the handshake of TLS, which costs more than a
+        refusal is worth, only close, by a reset."""
+        if not self._begun:
+            self.abort(reset=True)
+            return
         self.close_after_answer()
         connection = h11.Connection(h11.SERVER)
         response = h11.Response(
@@ -392,11 +398,12 @@ class Incoming:
     async def _receive(self) -> bytes:
         timeout, rate = self._limits.body_timeout, self._limits.min_body_rate
         if rate:
-            timeout = min(timeout, BODY_GRACE + self._body_size / rate - self._body_waited)
+            timeout = max(0, min(timeout, BODY_GRACE + self._body_size / rate - self._body_waited))
         begun = trio.current_time()
         with trio.move_on_after(timeout):
             data = bytes(await self.connection.wire.receive_some())
-            self._body_waited += trio.current_time() - begun
+            # What came in time may be noticed late, by a busy process: that is not the client's time.
+            self._body_waited += min(timeout, trio.current_time() - begun)
             if not data:
                 raise trio.BrokenResourceError("the client left before its request was complete")
             return data

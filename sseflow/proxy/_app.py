@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -31,6 +32,9 @@ from ._verdict import Drained
 SWEEP = 1.0
 """Seconds between two looks at all streams; shorter if a deadline is."""
 
+CROWD_LOGGED = 1.0
+"""Seconds between two lines of log about an address that has too many connections: who opens them by the thousand is
+not to fill the log."""
 
 CLOSING = 5.0
 """Seconds that connections have to close once their streams were cut."""
@@ -77,6 +81,7 @@ class App:
         self.cut = 0
         """Exchanges that were cut because the proxy had to end."""
 
+        self._crowd_logged = -math.inf
         self._exchanges: set[Exchange] = set()
         self._server = Server(
             self.handle,
@@ -163,12 +168,19 @@ class App:
         await incoming.reply(error.status, headers, body)
 
     async def _refuse(self, connection: ServerConnection, error: RequestError) -> None:
-        """Answer what is not a request."""
-        headers, body = self._refusal(request_id(None), connection.peer, error, b"")
+        """Answer what is not a request; 503 is for a connection of which there are too many."""
+        now = trio.current_time()
+        logged = error.status != 503 or now - self._crowd_logged >= CROWD_LOGGED
+        if logged and error.status == 503:
+            self._crowd_logged = now
+        headers, body = self._refusal(request_id(None), connection.peer, error, b"", logged=logged)
         await connection.refuse(error, body, headers)
 
-    def _refusal(self, given_id: str, peer: str, error: RequestError, path: bytes) -> tuple[Headers, bytes]:
-        self.log.info("refused", id=given_id, peer=peer, status=error.status, error=plain(str(error).encode()))
+    def _refusal(
+        self, given_id: str, peer: str, error: RequestError, path: bytes, *, logged: bool = True
+    ) -> tuple[Headers, bytes]:
+        if logged:
+            self.log.info("refused", id=given_id, peer=peer, status=error.status, error=plain(str(error).encode()))
         headers = plain_head(given_id)
         if error.status == 503:
             headers = (*headers, (b"Retry-After", b"1"), (b"Proxy-Status", b"sseflow; error=connection_limit_reached"))

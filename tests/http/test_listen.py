@@ -120,10 +120,10 @@ class Running:
         self.ended = trio.Event()
         self.clients: list[Peer] = []
 
-    async def client(self, request: bytes = b"", at: int = 0) -> Peer:
-        """Connect, and send ``request``."""
+    async def client(self, request: bytes = b"", at: int = 0, *, source: str | None = None) -> Peer:
+        """Connect, from the address ``source`` if that matters, and send ``request``."""
         address = self.listeners[at].address
-        client = Peer(await trio.open_tcp_stream(address.host, address.port))
+        client = Peer(await trio.open_tcp_stream(address.host, address.port, local_address=source))
         self.clients.append(client)
         await client.send(request)
         return client
@@ -135,7 +135,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(handle: Handler, *, listeners: int = 1, max_connections: int = 100) -> AsyncIterator[Running]:
+async def running(
+    handle: Handler, *, listeners: int = 1, max_connections: int = 100, max_per_address: int = 100
+) -> AsyncIterator[Running]:
     """A server with ``handle``. Behind the block it is drained, and has to end."""
     errors: list[BaseException] = []
 
@@ -143,7 +145,11 @@ async def running(handle: Handler, *, listeners: int = 1, max_connections: int =
         await connection.refuse(error, b"", ())
 
     server = Server(
-        handle, refuse=refuse, on_error=lambda message, error: errors.append(error), max_connections=max_connections
+        handle,
+        refuse=refuse,
+        on_error=lambda message, error: errors.append(error),
+        max_connections=max_connections,
+        max_per_address=max_per_address,
     )
     made = Running(server, [listener for _ in range(listeners) for listener in listen(LOOPBACK)], errors)
     async with trio.open_nursery() as nursery:

@@ -133,6 +133,25 @@ async def test_connections_of_one_address_are_bounded(starter: Starter) -> None:
     assert (await (await rig.client(CHATTY)).answer()).status == 200
 
 
+@pytest.fixture
+def standing_clock() -> trio.testing.MockClock:
+    """A clock that the test moves."""
+    return trio.testing.MockClock()
+
+
+async def test_a_crowd_does_not_fill_the_log(starter: Starter, standing_clock: trio.testing.MockClock) -> None:
+    """Each connection of too many is refused, and one a second is logged."""
+    rig = await starter(max_per_address=1)
+    await (await rig.client(CHATTY)).answer()
+    for lines in (1, 2):
+        for _ in range(5):
+            one_more = await rig.client()
+            assert (await one_more.answer()).status == 503
+            one_more.close()
+        assert len(rig.log.unread("refused")) == lines
+        standing_clock.jump(1)
+
+
 @pytest.mark.parametrize("who", ["trusted", "unix"])
 async def test_who_speaks_for_many_may_have_many(starter: Starter, who: str, tmp_path: Path) -> None:
     """A trusted proxy in front, and whoever comes by a Unix socket, is not counted."""

@@ -248,6 +248,16 @@ async def test_a_handshake_has_its_time(rig: Rig, jumping_clock: trio.testing.Mo
     assert trio.current_time() - begun == pytest.approx(10, abs=0.1)
 
 
+async def test_one_connection_too_many_costs_no_handshake(starter: Starter, contexts: Contexts) -> None:
+    """A client whose address has too many connections is reset at once, before anything is computed for it."""
+    rig = await starter(tls=contexts.server("a.example"), max_per_address=1)
+    await rig.client(tls=contexts.client())
+    one_more = await rig.client()
+    assert await one_more.rest() == b""
+    assert one_more.ending == "reset"
+    assert (await rig.log.next("refused"))["status"] == 503
+
+
 async def test_draining_waits_for_no_handshake(rig: Rig, jumping_clock: trio.testing.MockClock) -> None:
     """Nor does a proxy that ends wait for one."""
     begun = trio.current_time()
