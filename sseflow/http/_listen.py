@@ -160,7 +160,8 @@ class Server:
         limits: what clients may ask.
         max_connections: open ones, in all; beyond that none is accepted until one ends.
         max_per_address: open ones from one address, or one IPv6 network of 64 bits; one more is refused with
-            503, and over TLS reset.
+            503, and, over TLS or beyond twice as many, reset: who reads its 503 has a moment for it (RFC 9112, section
+            9.6), and these moments are not to fill the server.
         exempt: whether a peer may have any number: one that speaks for many. Unix sockets always may.
         on_error: called with each exception of a handler, and, with a message, when the system is out of descriptors.
     """
@@ -282,14 +283,20 @@ class Server:
         self._per_address[_neighbourhood(connection.peer)] += 1
         self._nursery.start_soon(self._serve, connection)
 
-    def _forget(self, neighbourhood: str) -> None:
+    def _forget(self, connection: ServerConnection) -> None:
+        self._connections.discard(connection)
+        neighbourhood = _neighbourhood(connection.peer)
         self._per_address[neighbourhood] -= 1
         if not self._per_address[neighbourhood]:
             del self._per_address[neighbourhood]
+        self._room.set()
 
-    def _is_one_too_many(self, connection: ServerConnection) -> bool:
+    def _crowd(self, connection: ServerConnection) -> int:
+        """How often the peer's address has as many connections as it may; 0 if this is one that it may have."""
         count = self._per_address[_neighbourhood(connection.peer)]
-        return count > self._max_per_address and connection.peer != "unix" and not self._exempt(connection.peer)
+        if count <= self._max_per_address or connection.peer == "unix" or self._exempt(connection.peer):
+            return 0
+        return (count - 1) // self._max_per_address
 
     def _complain(self, error: OSError) -> None:
         now = trio.current_time()
@@ -299,7 +306,10 @@ class Server:
 
     async def _serve(self, connection: ServerConnection) -> None:
         try:
-            if self._is_one_too_many(connection):
+            crowd = self._crowd(connection)
+            if crowd > 1:
+                connection.abort(reset=True)
+            elif crowd:
                 await self._refuse(connection, RequestError(503, "there are too many connections from this address"))
             elif await connection.shake_hands():
                 await self._serve_requests(connection)
@@ -309,11 +319,10 @@ class Server:
             for error in errors.exceptions:
                 self._on_error("a connection ended with an exception", error)
         finally:
-            self._connections.discard(connection)
-            self._forget(_neighbourhood(connection.peer))
-            self._room.set()
             with trio.CancelScope(shield=True), contextlib.suppress(Exception):
                 await connection.aclose()
+            # Not before: a connection that lingers holds a descriptor as any other does.
+            self._forget(connection)
 
     async def _serve_requests(self, connection: ServerConnection) -> None:
         while True:

@@ -35,7 +35,7 @@ class Settings:
     max_connections: int = 4096
     max_per_address: int = 1024
     """Of one address that is not trusted, or one IPv6 network of 64 bits; one more is answered with 503, and
-    over TLS reset."""
+    over TLS, or beyond twice as many, reset."""
 
     max_streams: int = 4096
     """Requests that are answered at the same time; one more is told to come back (503)."""

@@ -186,6 +186,18 @@ def test_codings_are_bounded() -> None:
         Decoder(b", ".join([b"gzip"] * (MAX_CODINGS + 1)))
 
 
+@pytest.fixture
+def jumping_clock() -> trio.testing.MockClock:
+    """A clock that jumps when all tasks wait."""
+    return trio.testing.MockClock(autojump_threshold=0)
+
+
+@pytest.fixture
+def standing_clock() -> trio.testing.MockClock:
+    """A clock that the test moves."""
+    return trio.testing.MockClock()
+
+
 # Connections.
 
 
@@ -215,19 +227,18 @@ async def test_connections_of_an_address_are_bounded() -> None:
         assert (await neighbour.answer()).body == b"hello"
 
 
+async def test_who_waits_for_its_refusal_is_bounded(standing_clock: trio.testing.MockClock) -> None:
+    """A refused connection stays for a moment, until its client has read why; beyond so many it is reset at once."""
+    async with running(greet, max_per_address=2) as server:
+        clients = [await server.client(GET) for _ in range(4)]
+        assert [(await client.answer()).status for client in clients] == [200, 200, 503, 503]
+        one_more = await server.client()
+        assert await one_more.rest() == b""
+        assert one_more.ending == "reset"
+        assert server.server.connections == 4
+
+
 # The rate of a body.
-
-
-@pytest.fixture
-def jumping_clock() -> trio.testing.MockClock:
-    """A clock that jumps when all tasks wait."""
-    return trio.testing.MockClock(autojump_threshold=0)
-
-
-@pytest.fixture
-def standing_clock() -> trio.testing.MockClock:
-    """A clock that the test moves."""
-    return trio.testing.MockClock()
 
 
 @attrs.frozen

@@ -148,6 +148,8 @@ async def test_a_crowd_does_not_fill_the_log(starter: Starter, standing_clock: t
             one_more = await rig.client()
             assert (await one_more.answer()).status == 503
             one_more.close()
+            while rig.app._server.connections > 1:
+                await trio.lowlevel.checkpoint()
         assert len(rig.log.unread("refused")) == lines
         standing_clock.jump(1)
 
