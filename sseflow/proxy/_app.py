@@ -32,6 +32,9 @@ from ._verdict import Drained
 SWEEP = 1.0
 """Seconds between two looks at all streams; shorter if a deadline is."""
 
+LATE = 0.05
+"""Seconds by which such a look may come too late until it is said that the loop stood still."""
+
 CROWD_LOGGED = 1.0
 """Seconds between two lines of log about an address that has too many connections: who opens them by the thousand is
 not to fill the log."""
@@ -133,7 +136,11 @@ class App:
         deadlines = [SWEEP, settings.linger, *(deadline / 2 for deadline in halves)]
         interval = min(deadline for deadline in deadlines if deadline > 0)
         while True:
-            await trio.sleep(interval)
+            planned = trio.current_time() + interval
+            await trio.sleep_until(planned)
+            if trio.current_time() - planned > LATE:
+                # The loop stood still. What has come meanwhile is read before anybody is accused of silence.
+                await trio.lowlevel.checkpoint()
             self.pool.expire()
             now = trio.current_time()
             for exchange in tuple(self._exchanges):
