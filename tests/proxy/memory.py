@@ -350,10 +350,10 @@ def truth_of(wire: MemoryWire, *, is_chat: bool = True) -> Truth:
                 break
             elif isinstance(event, h11.ConnectionClosed):
                 break
-    body, decoded = plain(body, coding)
-    complete = complete and decoded
     if not streams:
         return Truth(status, streams, body, complete, complete)
+    body, decoded = plain(body, coding)
+    complete = complete and decoded
     lines = _LINE_END.split(body.removeprefix(b"\xef\xbb\xbf"))
     if not is_chat:
         # Plain events may end anywhere between two of them.
