@@ -299,7 +299,10 @@ def plain(body: bytes, coding: bytes) -> tuple[bytes, bool]:
     try:
         if coding == b"br":
             brotli_ = brotli.Decompressor()
-            return brotli_.process(body), brotli_.is_finished()
+            out = brotli_.process(body)
+            while more := brotli_.process(b""):
+                out += more
+            return out, brotli_.is_finished()
         zlib_ = zstd.ZstdDecompressor() if coding == b"zstd" else zlib.decompressobj(15 if coding == b"deflate" else 31)
         return zlib_.decompress(body), zlib_.eof
     except (brotli.error, zstd.ZstdError, zlib.error):
