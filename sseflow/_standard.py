@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from ._errors import UpstreamRefused
 from ._events import DEFAULT_MAX_EVENT, Events, by_event
 from ._items import End, Eof, Failed, Head, is_event_stream
-from ._lines import BOM, DEFAULT_MAX_LINE, by_line
+from ._lines import DEFAULT_MAX_LINE, by_line
 from ._pipeline import DEFAULT_MAX_HELD, Pipeline
 from ._stage import Lines, Observe, Stage
 from .dialects import Dialect, DialectError
@@ -41,7 +41,6 @@ class StandardPipeline(Pipeline):
         gate: what the head waits for.
         strip: whether comments are dropped.
         edit: stages that change events, if there are any; they see what the gate has not seen yet.
-        drop_bom: for a stream that goes on behind another one: a BOM is none where a stream does not begin.
         max_line: see `by_line`.
         max_event: see `EventLimit`.
         max_held: see `Pipeline`.
@@ -59,7 +58,6 @@ class StandardPipeline(Pipeline):
         gate: Gate = "content",
         strip: bool = True,
         edit: Sequence[Stage[Events]] = (),
-        drop_bom: bool = False,
         max_line: int = DEFAULT_MAX_LINE,
         max_event: int = DEFAULT_MAX_EVENT,
         max_held: int = DEFAULT_MAX_HELD,
@@ -104,7 +102,6 @@ class StandardPipeline(Pipeline):
             self.gate,
         ]
         super().__init__(
-            *([_DropBom()] if drop_bom else []),
             by_line(*stages, max_line=max_line, when=_is_readable),
             ErrorMapper(replace_error),
             self.recorder,
@@ -114,26 +111,6 @@ class StandardPipeline(Pipeline):
 
 def _is_data(type: bytes, data: bytes) -> bool:
     return bool(data)
-
-
-class _DropBom(Stage[bytes]):
-    """Drop a byte order mark at the beginning, and nothing else."""
-
-    def __init__(self) -> None:
-        self._seen = b""  # of a mark, as long as it may become one
-
-    def feed(self, batch: bytes, /) -> bytes:
-        if self._seen == BOM:
-            return batch
-        data = self._seen + batch
-        if len(data) < len(BOM) and BOM.startswith(data):
-            self._seen = data
-            return b""
-        self._seen = BOM
-        return data.removeprefix(BOM)
-
-    def end(self, end: End, /) -> tuple[bytes | None, End]:
-        return (None if self._seen == BOM else self._seen), end
 
 
 class _Refuse(Stage[Lines]):

@@ -209,6 +209,8 @@ class Answer:
         incoming.verbatim = call if source is call else None
         incoming.allowed_trailers = settings.trailers
         self._sink = sink = _CallSink(self, incoming, last=last)
+        if incoming.last or self.keep_alives:
+            sink.drop_bom()
         upstream_head = self._read_as if source is call else self._read_as.without(b"content-encoding")
         head = client_head(upstream_head, http_version=call.http_version, request_id=self._request_id)
         self.running = relay = Relay(source, pipeline, sink, head=head, on_wake=self._write_keep_alive)
@@ -261,7 +263,6 @@ class Answer:
             gate="content" if settings.gate == "warm" else settings.gate,
             strip=settings.comments != "forward",
             edit=() if self._held is None else (self._held,),
-            drop_bom=self.state is State.STREAM,
             max_line=settings.max_line,
             max_event=settings.max_event,
             on_first_data=self._note_first_data,

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-from sseflow import Eof, Failed, HeldTooMuch, Pipeline, StandardPipeline, by_event, by_line
+from sseflow import Eof, Failed, HeldTooMuch, Pipeline, by_event, by_line
 from sseflow.dialects import OpenAIChat, PlainSSE
 from sseflow.stages import HoldEnding
 from sseflow.testing import every_split
-
-from .strategies import drive
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n'
 STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\r\n\r\n'
@@ -46,15 +42,3 @@ def test_what_is_kept_is_bounded() -> None:
         if fails:
             assert isinstance(items[1], Failed)
             assert isinstance(items[1].error, HeldTooMuch)
-
-
-@pytest.mark.parametrize(
-    "begin", [b"", b"\xef", b"\xef\xbb", b"\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbf", b"\xef\xbbx"]
-)
-def test_a_mark_is_dropped_where_a_stream_goes_on(begin: bytes) -> None:
-    """One byte order mark, whole, at the beginning; for every cut."""
-    stream = begin + b"data: x\n\n"
-    for chunks in every_split(stream):
-        items = drive(StandardPipeline(PlainSSE(), gate="off", drop_bom=True), list(chunks), Eof())
-        joined = b"".join(item for item in items if isinstance(item, bytes))
-        assert joined == stream.removeprefix(b"\xef\xbb\xbf")

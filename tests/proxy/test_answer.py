@@ -122,6 +122,17 @@ async def test_behind_a_keep_alive_a_bom_is_none(
         upstream.close()
 
 
+@pytest.mark.parametrize("marks", [1, 2])
+async def test_behind_a_head_alone_a_bom_is_one(rig: Rig, jumping_clock: trio.testing.MockClock, marks: int) -> None:
+    """A head of our own is no line: the stream still begins with what the upstream sends."""
+    client, upstream = await rig.reach(ASK)
+    await client.until(b"\r\n\r\n")
+    stream = b"\xef\xbb\xbf" * marks + b"id: 1\n" + TOKEN + STOP + DONE
+    await upstream.send(STREAM + chunked(stream) + LAST)
+    assert stream in await client.until(LAST)
+    assert (await rig.line())["verdict"] == "complete"
+
+
 async def test_behind_the_end_there_is_no_keep_alive(starter: Starter, jumping_clock: trio.testing.MockClock) -> None:
     """A client that has seen the dialect's end is waiting for nothing but the end of the body."""
     rig = await starter(linger=100, keep_alive=10)
