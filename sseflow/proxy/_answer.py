@@ -150,6 +150,7 @@ class Answer:
         self._entered = False
         self._sink: _CallSink | None = None
         self._held: HoldEnding | None = None
+        self._can_go_on = True  # no call has failed behind bytes that were passed on
         self._pending: Head | None = None  # of a call that has brought nothing yet but its end
         self._warming: trio.Event | None = None  # set when a `keep_warm` that is under way has written
         self._quiet_since = trio.current_time()
@@ -192,12 +193,16 @@ class Answer:
                 kept back is dropped either way.
 
         Raises:
+            RuntimeError: the answer is no event stream, or has ended; or an earlier call failed when bytes of it had
+                been passed on.
             UpstreamRefused: a later call has no 2xx event stream; or its stream begins with an error.
             StreamError, UpstreamError: the stream failed. With the error, the exchange will fail.
         """
         await self._settle()
         if self.state in (State.PLAIN, State.ENDED):
             raise RuntimeError("an answer that is not an event stream, or has ended, cannot go on with another call")
+        if not self._can_go_on:
+            raise RuntimeError("a call failed when some of it had been passed on: no other can be joined to that")
         pipeline = await self._admit(call, last=last)
         incoming, settings = self._incoming, self._settings
         try:
@@ -224,12 +229,14 @@ class Answer:
         if isinstance(outcome.write_error, h11.LocalProtocolError):
             raise UpstreamProtocolError("the head of the upstream's answer is malformed", reason="http_protocol_error")
         self.write_error = self.write_error or outcome.write_error
+        self._can_go_on = outcome.first_out is None
         match outcome.ending:
             case Failed(error):
                 raise error
             case Eof() if not self.left:
                 if not last and self.pipeline is not None:
                     _check_can_go_on(self.pipeline)
+                self._can_go_on = True
             case _:
                 # The client has left. There is nothing more to do for whoever answers it.
                 self._on_over()

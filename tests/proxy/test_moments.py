@@ -1,0 +1,64 @@
+"""Whole exchanges in memory, with something that happens at a certain moment."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+import trio
+
+from sseflow import Error
+from sseflow.proxy._app import App
+from sseflow.proxy._exchange import Exchange
+
+from .memory import Act, MemoryWire, check, read_answer, run_exchange
+from .peers import chunked
+from .rig import DONE, LAST, STOP, STREAM, STREAM_HEAD, TOKEN, split_error
+from .test_answer import ASK
+from .test_exchange_injection import client_leaves, client_resets, hurry
+
+Interfere: TypeAlias = Callable[[App, MemoryWire, list[MemoryWire]], None]
+
+
+def at_times(*times: tuple[float, Interfere]) -> dict[str, Any]:
+    """Arguments for `run_exchange`: let things happen so many seconds after the beginning."""
+
+    def interfere(app: App, client: MemoryWire, upstreams: list[MemoryWire]) -> None:
+        async def wait(seconds: float, happens: Interfere) -> None:
+            await trio.sleep(seconds)
+            happens(app, client, upstreams)
+
+        for seconds, happens in times:
+            trio.lowlevel.spawn_system_task(wait, seconds, happens)
+
+    return {"interfere": interfere, "at": 1}
+
+
+def room(size: int | None) -> Interfere:
+    """The client takes so many bytes more; None: any number."""
+
+    def interfere(app: App, client: MemoryWire, upstreams: list[MemoryWire]) -> None:
+        client.room = size
+        client._changed()
+
+    return interfere
+
+
+async def stubborn(exchange: Exchange) -> None:
+    async with exchange.answer() as answer:
+        with contextlib.suppress(Error):
+            await answer.relay(await exchange.call())
+        await answer.relay(await exchange.call())
+
+
+@pytest.mark.parametrize("cut", [b"", b"data: " + b"x" * 70_000], ids=["between events", "inside an event"])
+def test_nothing_is_joined_to_a_call_that_failed(cut: bytes) -> None:
+    """Whoever takes the failure for none cannot hide it: the answer is cut where the call was."""
+    acts: list[Act] = [STREAM + chunked(TOKEN + cut), "eof"]
+    exchange = run_exchange(ASK, acts, then=[STREAM + chunked(TOKEN, STOP, DONE) + LAST], handler=stubborn)
+    answer = read_answer(exchange.client)
+    assert (split_error(answer.body)[0], answer.complete) == (TOKEN + cut, False)
+    assert exchange.line is not None
+    assert exchange.line["verdict"] == "internal_error"
