@@ -174,8 +174,9 @@ class Answer:
 
     @property
     def passed_end(self) -> bool:
-        """Whether the dialect's end came, and was not kept back."""
-        return self.pipeline is not None and self.pipeline.watch.ended and self._held is None
+        """Whether the dialect's end came, and was kept back neither by the gate nor for another call."""
+        pipeline = self.pipeline
+        return pipeline is not None and pipeline.watch.ended and pipeline.gate.is_open and self._held is None
 
     @property
     def said_error(self) -> bool:

@@ -62,3 +62,15 @@ def test_nothing_is_joined_to_a_call_that_failed(cut: bytes) -> None:
     assert (split_error(answer.body)[0], answer.complete) == (TOKEN + cut, False)
     assert exchange.line is not None
     assert exchange.line["verdict"] == "internal_error"
+
+
+def test_an_end_that_the_gate_holds_was_not_passed_on() -> None:
+    """A client that leaves then has seen nothing, and one whose answer has begun has to be told that it failed."""
+    exchange = run_exchange(ASK, [STREAM + chunked(DONE), 1000.0], **at_times((0.5, client_leaves)))
+    assert exchange.line is not None
+    assert (exchange.line["verdict"], exchange.line["status"]) == ("client_gone", 0)
+    exchange = run_exchange(ASK, [20.0, STREAM + chunked(DONE) + LAST])
+    assert exchange.line is not None
+    assert exchange.line["verdict"] == "empty"
+    body, error = split_error(read_answer(exchange.client).body)
+    assert (body, error["code"]) == (b"", "empty")
