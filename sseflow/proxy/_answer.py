@@ -446,7 +446,7 @@ class Answer:
         if self.left:
             return
         self.left = True
-        self.ended_before = self.passed_end
+        self.ended_before = self.passed_end and self._incoming.connection.intact  # else a write of it hangs
         if self.running is None:
             self._on_over()
         elif self.ends_with_client or self.ended_before:

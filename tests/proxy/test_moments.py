@@ -74,3 +74,27 @@ def test_an_end_that_the_gate_holds_was_not_passed_on() -> None:
     assert exchange.line["verdict"] == "empty"
     body, error = split_error(read_answer(exchange.client).body)
     assert (body, error["code"]) == (b"", "empty")
+
+
+def test_an_end_that_hangs_in_a_write_was_not_passed_on() -> None:
+    """What has come of the dialect's end, and was cut on its way to the client, makes no answer complete."""
+    acts: list[Act] = [STREAM + chunked(TOKEN), 5.0, chunked(STOP, DONE) + LAST]
+    exchange = run_exchange(ASK, acts, **at_times((2.0, room(10)), (7.0, client_leaves)))
+    check(exchange)
+    assert exchange.line is not None
+    assert exchange.line["verdict"] == "client_gone"
+
+
+@pytest.mark.parametrize("settings", [{}, {"on_client_gone": "drain"}], ids=["cancel", "drain"])
+def test_an_end_that_could_not_be_written_was_not_passed_on(settings: dict[str, Any]) -> None:
+    """At whatever moment the client resets its connection."""
+    acts: list[Act] = [STREAM + chunked(TOKEN), chunked(STOP, DONE) + LAST]
+    at = 0
+    while True:
+        at += 1
+        exchange = run_exchange(ASK, acts, interfere=client_resets, at=at, **settings)
+        check(exchange)
+        if exchange.steps < at:
+            return
+        if exchange.line is not None and DONE not in exchange.client.taken:
+            assert exchange.line["verdict"] == "client_gone"
