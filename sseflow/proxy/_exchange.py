@@ -359,7 +359,7 @@ class Exchange:
         answer, incoming = self._answer, self.incoming
         facts = Facts(
             write_error=answer.write_error,
-            left=answer.left,
+            left=answer.left and not answer.whole,  # behind the end everybody leaves
             ended=answer.ended_before if answer.left else answer.passed_end,
             said_error=answer.said_error,
             error=error if error is not None or answer.whole else Drained("the proxy had to end"),

@@ -98,3 +98,37 @@ def test_an_end_that_could_not_be_written_was_not_passed_on(settings: dict[str, 
             return
         if exchange.line is not None and DONE not in exchange.client.taken:
             assert exchange.line["verdict"] == "client_gone"
+
+
+EVENT = b"data: a\n\n"
+WHOLE: dict[str, tuple[bytes, list[Act]]] = {
+    "plain events": (ASK.replace(b"/v1/chat/completions", b"/events"), [STREAM_HEAD + b"\r\n" + EVENT, "eof"]),
+    "no stream": (
+        ASK.replace(b"true", b"null"),
+        [b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{}", "eof"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "acts"), WHOLE.values(), ids=WHOLE)
+def test_a_client_may_leave_with_the_last_byte(request_: bytes, acts: list[Act]) -> None:
+    """Also while the upstream's connection is still being closed: it has got all there is."""
+    had_all: list[bool] = []
+
+    def leave(app: App, client: MemoryWire, upstreams: list[MemoryWire]) -> None:
+        had_all.append(read_answer(client).complete)
+        client.leave("eof")
+
+    at, seen = 0, 0
+    while True:
+        at += 1
+        had_all.clear()
+        exchange = run_exchange(request_, acts, interfere=leave, at=at)
+        check(exchange)
+        if had_all == [True]:
+            seen += 1
+            assert exchange.line is not None
+            assert (exchange.line["verdict"], exchange.line["ended_by"]) == ("complete", "upstream")
+        if exchange.steps < at:
+            assert seen
+            return
