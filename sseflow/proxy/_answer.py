@@ -391,7 +391,7 @@ class Answer:
     def can_be_kept_warm(self) -> bool:
         """Whether a keep-alive can be written now."""
         terminated = self.pipeline is not None and self.pipeline.watch.terminated and self._held is None
-        return self.state is State.STREAM and not terminated and self._is_between_events
+        return self.state is State.STREAM and not (terminated or self.left) and self._is_between_events
 
     @property
     def is_waiting(self) -> bool:

@@ -132,3 +132,14 @@ def test_a_client_may_leave_with_the_last_byte(request_: bytes, acts: list[Act])
         if exchange.steps < at:
             assert seen
             return
+
+
+@pytest.mark.parametrize("leave", [client_leaves, client_resets], ids=["leaves", "resets"])
+def test_who_has_left_is_not_kept_warm(leave: Interfere) -> None:
+    """Its stream is read on for the usage; a keep-alive could only fail, and end that."""
+    usage = b'data: {"choices":[],"usage":{"total_tokens":7}}\n\n'
+    acts: list[Act] = [STREAM + chunked(TOKEN), 25.0, chunked(STOP, usage, DONE) + LAST]
+    exchange = run_exchange(ASK, acts, on_client_gone="drain", **at_times((2.0, leave)))
+    check(exchange)
+    assert exchange.line is not None
+    assert (exchange.line["keep_alives"], exchange.line["usage"]) == (0, {"total_tokens": 7})
