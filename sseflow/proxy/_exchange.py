@@ -174,9 +174,8 @@ class Exchange:
         if self._stopped is None:
             self._stopped = error
             pipeline = self._answer.pipeline
-            if isinstance(error, Drained) and pipeline is not None and pipeline.watch.terminated:
-                self._answer.stop(Eof())
-            elif not self._answer.stop(Failed(error)):
+            terminated = pipeline is not None and pipeline.watch.terminated
+            if not self._answer.stop(Eof() if isinstance(error, Drained) and terminated else Failed(error)):
                 self._scope.cancel()
 
     async def run(self, handler: Handler) -> None:

@@ -143,3 +143,19 @@ def test_who_has_left_is_not_kept_warm(leave: Interfere) -> None:
     check(exchange)
     assert exchange.line is not None
     assert (exchange.line["keep_alives"], exchange.line["usage"]) == (0, {"total_tokens": 7})
+
+
+async def lingering(exchange: Exchange) -> None:
+    async with exchange.answer() as answer:
+        await answer.relay(await exchange.call(), last=False)
+        await trio.sleep(1000)
+
+
+def test_the_proxy_ends_between_two_calls() -> None:
+    """The end that the first call has sent, and that was kept back, is none: the client is told at once."""
+    acts: list[Act] = [STREAM + chunked(TOKEN, STOP, DONE) + LAST]
+    exchange = run_exchange(ASK, acts, handler=lingering, **at_times((5.0, hurry)))
+    check(exchange)
+    body, error = split_error(read_answer(exchange.client).body)
+    assert (body, error["code"]) == (TOKEN, "drained")
+    assert exchange.client.closed_at < 6.0
