@@ -38,7 +38,7 @@ from .. import (
 from .._lines import BOM
 from .._relay import Source
 from ..dialects import Dialect, DialectError, error_in
-from ..http import Call, Decoded, Decoder, Encoder, Incoming, WriteTimeout, negotiate
+from ..http import Call, Decoded, Decoder, Encoder, Headers, Incoming, WriteTimeout, negotiate
 from ..stages import HoldEnding
 from ._headers import client_head, own_head, plain_head
 from ._settings import Settings
@@ -152,7 +152,7 @@ class Answer:
         self._held: HoldEnding | None = None
         self._can_go_on = True  # no call has failed behind bytes that were passed on
         self._pending: Head | None = None  # of a call that has brought nothing yet but its end
-        self._warming: trio.Event | None = None  # set when a `keep_warm` that is under way has written
+        self._warming: trio.Event | None = None  # set when a write outside of a relay, if one is under way, is over
         self._quiet_since = trio.current_time()
 
     async def __aenter__(self) -> Answer:
@@ -417,6 +417,17 @@ class Answer:
             self._warming = None
             done.set()
 
+    async def inform(self, status: int, headers: Headers) -> None:
+        """Send a response of the class 1xx, unless the answer has begun."""
+        await self._settle()
+        if not self.committed:
+            self._warming = done = trio.Event()  # nobody else may write now
+            try:
+                await self._incoming.send_informational(status, headers)
+            finally:
+                self._warming = None
+                done.set()
+
     async def _settle(self) -> None:
         if self._warming is not None:
             await self._warming.wait()
@@ -477,7 +488,8 @@ class Answer:
             await self._settle()
             try:
                 if self.state is State.UNCOMMITTED:
-                    await self._reply(error, called=called)
+                    if self._incoming.connection.intact:  # else a response of the class 1xx was cut
+                        await self._reply(error, called=called)
                 elif self.state is State.STREAM:
                     await self._write_error(error)
             except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout, h11.LocalProtocolError) as raised:

@@ -347,8 +347,7 @@ class Exchange:
         raise UpstreamTimeout(f"{call.origin} did not answer within {timeout:g} s", reason="http_response_timeout")
 
     async def _pass_informational(self, status: int, headers: Headers) -> None:
-        if not self._answer.committed:
-            await self.incoming.send_informational(status, end_to_end(headers))
+        await self._answer.inform(status, end_to_end(headers))
 
     # Concluding.
 

@@ -159,3 +159,26 @@ def test_the_proxy_ends_between_two_calls() -> None:
     body, error = split_error(read_answer(exchange.client).body)
     assert (body, error["code"]) == (TOKEN, "drained")
     assert exchange.client.closed_at < 6.0
+
+
+INFORMATIONAL = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+def test_nobody_writes_beside_an_informational_response() -> None:
+    """A client that takes it bit by bit, and a head of our own that is due meanwhile: one goes behind the other."""
+    bits = [(18.0 + bit / 100, room(3)) for bit in range(30)]
+    acts: list[Act] = [1.0, INFORMATIONAL, 25.0, STREAM + chunked(TOKEN, STOP, DONE) + LAST]
+    for _ in range(10):  # of two tasks that wait, either may be the first to go on
+        exchange = run_exchange(ASK, acts, **at_times((0.5, room(20)), *bits, (20.0, room(None))))
+        check(exchange)
+        first, _, rest = bytes(exchange.client.taken).partition(b"\r\n\r\n")
+        assert first.lower() + b"\r\n\r\n" == INFORMATIONAL.lower()
+        assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_nothing_is_written_behind_an_informational_response_that_was_cut() -> None:
+    """A status behind half a head would be a part of it."""
+    acts: list[Act] = [1.0, INFORMATIONAL, 1000.0]
+    exchange = run_exchange(ASK, acts, upstream_head_timeout=5.0, **at_times((0.5, room(20)), (5.5, room(None))))
+    check(exchange)
+    assert len(exchange.client.taken) == 20
