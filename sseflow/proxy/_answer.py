@@ -217,7 +217,7 @@ class Answer:
         self._sink = sink = _CallSink(self, incoming, last=last)
         if incoming.last or self.keep_alives:
             sink.drop_bom()
-        upstream_head = self._read_as if source is call else self._read_as.without(b"content-encoding")
+        upstream_head = self._read_as if self.pipeline is None else self._read_as.without(b"content-encoding")
         head = client_head(upstream_head, http_version=call.http_version, request_id=self._request_id)
         self.running = relay = Relay(source, pipeline, sink, head=head, on_wake=self._write_keep_alive)
         sink.pipeline = pipeline

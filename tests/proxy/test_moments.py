@@ -182,3 +182,13 @@ def test_nothing_is_written_behind_an_informational_response_that_was_cut() -> N
     exchange = run_exchange(ASK, acts, upstream_head_timeout=5.0, **at_times((0.5, room(20)), (5.5, room(None))))
     check(exchange)
     assert len(exchange.client.taken) == 20
+
+
+def test_a_coding_that_is_none_is_not_passed_on() -> None:
+    """Beside that of our own compression, clients would read the first, and the body not at all."""
+    request = ASK.replace(b"Host: a", b"Host: a\r\nAccept-Encoding: gzip")
+    acts: list[Act] = [STREAM.replace(b"OK\r\n", b"OK\r\nContent-Encoding: identity\r\n")]
+    exchange = run_exchange(request, [*acts, chunked(TOKEN, STOP, DONE) + LAST], compress=("gzip",))
+    head = bytes(exchange.client.taken).partition(b"\r\n\r\n")[0].lower()
+    assert head.count(b"content-encoding") == head.count(b"content-encoding: gzip") == 1
+    assert read_answer(exchange.client).body == TOKEN + STOP + DONE
