@@ -257,7 +257,7 @@ class Answer:
             self._read_as = head = Head(
                 head.status, (*head.without(b"content-type").headers, (b"content-type", b"text/event-stream"))
             )
-        streams = is_event_stream(head)
+        streams = _is_stream(head)
         if must_stream and not streams:
             raise await self._refusal(call)
         if self._incoming.request.method == b"HEAD" or not streams:
@@ -339,7 +339,7 @@ class Answer:
 
     async def write_head(self, head: Head, data: bytes) -> None:
         """Commit to ``head``."""
-        streams = is_event_stream(head) and 200 <= head.status < 300
+        streams = _is_stream(head)
         if streams and self._wants_trailer:
             head = Head(head.status, (*head.headers, (b"Trailer", TRAILER)))
         # Before the write: one that is cut is a commit, too.
@@ -521,6 +521,11 @@ class Answer:
         if self.state in (State.STREAM, State.PLAIN):
             self._incoming.abort()
             self.state = State.ENDED
+
+
+def _is_stream(head: Head) -> bool:
+    """Whether it is the head of an event stream; that of an answer without a body may have the type of one, too."""
+    return is_event_stream(head) and head.status != 204
 
 
 def _is_unlabelled(head: Head) -> bool:

@@ -192,3 +192,11 @@ def test_a_coding_that_is_none_is_not_passed_on() -> None:
     head = bytes(exchange.client.taken).partition(b"\r\n\r\n")[0].lower()
     assert head.count(b"content-encoding") == head.count(b"content-encoding: gzip") == 1
     assert read_answer(exchange.client).body == TOKEN + STOP + DONE
+
+
+def test_no_content_is_no_empty_stream() -> None:
+    """By 204 a server tells an ``EventSource`` not to come again; that it has the type of a stream does not matter."""
+    acts: list[Act] = [b"HTTP/1.1 204 No Content\r\nContent-Type: text/event-stream\r\n\r\n"]
+    exchange = run_exchange(ASK, acts)
+    assert exchange.line is not None
+    assert (exchange.line["verdict"], exchange.line["status"]) == ("complete", 204)
