@@ -556,6 +556,7 @@ class _CallSink:
         self._incoming = incoming
         self._last = last
         self._discarding = False
+        self._drops_bom = False
         # As a rule nothing stands between the pump and the client.
         self.send_all = incoming.send_all if answer.ends_with_client else self._send_or_discard
 
@@ -585,6 +586,9 @@ class _CallSink:
 
     def drop_bom(self) -> None:
         """Drop a byte order mark from what comes next: it is none where a stream does not begin."""
+        if self._drops_bom:
+            return
+        self._drops_bom = True
         send = self.send_all
 
         async def send_first(data: bytes) -> None:

@@ -200,3 +200,15 @@ def test_no_content_is_no_empty_stream() -> None:
     exchange = run_exchange(ASK, acts)
     assert exchange.line is not None
     assert (exchange.line["verdict"], exchange.line["status"]) == ("complete", 204)
+
+
+def test_one_byte_order_mark_is_dropped_behind_two_keep_alives() -> None:
+    """A second one is a part of the first line, which is then no data; without it, it would be."""
+    mark = b"\xef\xbb\xbf"
+    acts: list[Act] = [STREAM, 40.0, chunked(mark + mark + TOKEN, TOKEN, STOP, DONE) + LAST]
+    exchange = run_exchange(ASK, acts)
+    check(exchange)
+    assert exchange.line is not None
+    assert exchange.line["keep_alives"] > 1
+    body = read_answer(exchange.client).body
+    assert body.replace(b":\n", b"") == mark + TOKEN + TOKEN + STOP + DONE
