@@ -353,6 +353,8 @@ class Answer:
             raise
 
     def _compress(self, head: Head) -> Head:
+        if b"no-transform" in (head.get(b"cache-control") or b"").lower():  # RFC 9110, section 7.7
+            return head
         fields = [(b"Vary", b"Accept-Encoding")]
         request = self._incoming.request
         accept = b",".join(value for name, value in request.headers if name == b"accept-encoding")

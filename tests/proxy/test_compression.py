@@ -57,6 +57,15 @@ async def test_who_does_not_accept_it_gets_it_plain(rig: Rig) -> None:
     assert answer.body == TOKEN + STOP + DONE
 
 
+async def test_who_forbids_it_is_heeded(rig: Rig) -> None:
+    """An upstream that says ``no-transform`` has its stream passed on as it came (RFC 9110, section 7.7)."""
+    client, upstream = await rig.reach(ACCEPTS)
+    head = STREAM.replace(b"OK\r\n", b"OK\r\nCache-Control: no-cache, No-Transform\r\n")
+    await upstream.send(head + chunked(TOKEN, STOP, DONE) + LAST)
+    answer = await client.answer(b"POST")
+    assert (answer.get(b"content-encoding"), answer.body) == (None, TOKEN + STOP + DONE)
+
+
 async def test_an_answer_in_one_piece_is_left_alone(rig: Rig) -> None:
     """What is no event stream passes as it came."""
     client, upstream = await rig.reach(ACCEPTS.replace(b'"stream":true', b'"stream":null'))
