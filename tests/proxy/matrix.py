@@ -80,7 +80,8 @@ class Stream:
 
     Attributes:
         inside: more than the body came, and the client stands inside an event: there can be no error event.
-        races: bytes may come at the moment of the deadline. Over TLS their write is then cut, and no error event can follow.
+        races: bytes may come at the moment of the deadline. Over TLS their write is then cut, and no error event can
+            follow.
         broke: it has no end, and no error event either: the dialect's end had come, and then the transport broke.
     """
 
