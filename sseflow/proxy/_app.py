@@ -33,7 +33,8 @@ SWEEP = 1.0
 """Seconds between two looks at all streams; shorter if a deadline is."""
 
 LATE = 0.05
-"""Seconds by which such a look may come too late until it is said that the loop stood still."""
+"""Seconds by which such a look may come too late until it is said that the loop stood still; and for all others, then,
+to do what has become due."""
 
 CROWD_LOGGED = 1.0
 """Seconds between two lines of log about an address that has too many connections: who opens them by the thousand is
@@ -140,7 +141,7 @@ class App:
             await trio.sleep_until(planned)
             if trio.current_time() - planned > LATE:
                 # The loop stood still. What has come meanwhile is read before anybody is accused of silence.
-                await trio.lowlevel.checkpoint()
+                await trio.sleep(LATE)
             self.pool.expire()
             now = trio.current_time()
             for exchange in tuple(self._exchanges):

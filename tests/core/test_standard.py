@@ -18,6 +18,7 @@ from sseflow import (
     Head,
     StandardPipeline,
     Truncated,
+    UpstreamRefused,
 )
 from sseflow.dialects import Dialect, OpenAIChat, PlainSSE, Reading
 
@@ -114,6 +115,17 @@ def test_the_first_data_is_told_of() -> None:
     pipeline.gate.open()
     assert drive(pipeline, stream, LOST)[0] == HEAD
     assert calls == [None]
+
+
+def test_a_stream_that_began_with_an_error_is_none() -> None:
+    """Its clean end fails, as what it says, and no head has gone out, also where nobody stops it before."""
+    pipeline = StandardPipeline(OpenAIChat())
+    error = b'data: {"error":{"message":"slow down","type":"rate_limit_error","code":429}}\n\n'
+    items = drive(pipeline, [error], Eof())
+    assert [type(item) for item in items] == [Failed]
+    assert isinstance(items[0], Failed)
+    assert isinstance(items[0].error, UpstreamRefused)
+    assert (items[0].error.status, items[0].error.said) == (429, "slow down")
 
 
 def test_errors_are_replaced() -> None:

@@ -122,6 +122,20 @@ async def test_behind_a_keep_alive_a_bom_is_none(
         upstream.close()
 
 
+async def test_a_stream_keeps_no_length(starter: Starter, jumping_clock: trio.testing.MockClock) -> None:
+    """Also where nothing is held and nothing dropped: what we write beside it is in no length that was promised."""
+    rig = await starter(gate="off", comments="forward")
+    client, upstream = await rig.reach(CHAT)
+    body = TOKEN + STOP + DONE
+    await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+    await upstream.send(b"Content-Length: %d\r\n\r\n" % len(body) + TOKEN)
+    assert b"content-length" not in (await client.until(b"\r\n\r\n")).lower()
+    await client.until(chunked(b":\n"))
+    await upstream.send(STOP + DONE)
+    assert (await client.until(LAST)).endswith(LAST)
+    assert (await rig.line())["verdict"] == "complete"
+
+
 @pytest.mark.parametrize("marks", [1, 2])
 async def test_behind_a_head_alone_a_bom_is_one(rig: Rig, jumping_clock: trio.testing.MockClock, marks: int) -> None:
     """A head of our own is no line: the stream still begins with what the upstream sends."""

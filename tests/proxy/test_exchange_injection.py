@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
+import trio.testing
 
 from sseflow.proxy._app import App
 
@@ -139,6 +141,24 @@ def test_a_client_that_leaves_is_noticed(
         if exchange.steps < at:
             break
     assert late <= 1.0
+
+
+def test_what_came_while_we_stood_still_is_no_silence() -> None:
+    """Bytes and a deadline that are noticed together, in whatever order: the upstream has not been silent."""
+    acts: list[Act] = [STREAM + chunked(TOKEN), 20.0, chunked(TOKEN, STOP, DONE) + LAST]
+
+    def stand_still(app: App, client: MemoryWire, upstreams: list[MemoryWire]) -> None:
+        if upstreams and upstreams[0].given and not upstreams[0].unread:
+            clock = trio.lowlevel.current_clock()
+            assert isinstance(clock, trio.testing.MockClock)
+            upstreams[0].give(chunked(TOKEN))
+            clock.jump(301)
+
+    for at in range(20, 90):
+        exchange = run_exchange(ASK, acts, interfere=stand_still, at=at)
+        check(exchange)
+        assert exchange.line is not None
+        assert exchange.line["verdict"] == "complete"
 
 
 def test_a_client_that_does_not_read_stops_the_reading() -> None:
