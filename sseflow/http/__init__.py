@@ -26,6 +26,7 @@ from ._listen import Address as Address
 from ._listen import Listener as Listener
 from ._listen import Server as Server
 from ._listen import listen as listen
+from ._listen import share as share
 from ._messages import Headers as Headers
 from ._messages import Request as Request
 from ._messages import Response as Response
@@ -76,6 +77,7 @@ __all__ = [
     "Server",
     "ServerConnection",
     "ServerLimits",
+    "share",
     "SocketWire",
     "split_absolute",
     "UntilClose",

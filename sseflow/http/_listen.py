@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import stat
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -24,6 +25,9 @@ BACKLOG = 1024
 
 FULL_PAUSE = 0.1
 """Seconds to wait when the system has no descriptor or memory for another connection."""
+
+SPREADS = sys.platform == "linux"
+"""Whether the system spreads connections over sockets that share a port; others give them all to the last one."""
 
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -70,12 +74,19 @@ class Address:
 
 
 class Listener:
-    """A listening socket. ``address`` has the port that was really given."""
+    """A listening socket. ``address`` has the port that was really given.
 
-    def __init__(self, sock: socket.socket, address: Address, tls: ssl.SSLContext | None) -> None:
+    Args:
+        lent: another process has opened it, and removes the file of a Unix socket.
+    """
+
+    def __init__(
+        self, sock: socket.socket, address: Address, tls: ssl.SSLContext | None, *, lent: bool = False
+    ) -> None:
         self.sock = sock
         self.address = address
         self.tls = tls
+        self._lent = lent
 
     @property
     def closed(self) -> bool:
@@ -88,7 +99,7 @@ class Listener:
             with contextlib.suppress(RuntimeError):  # outside of Trio nobody waits for it
                 trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
-            if self.address.path is not None:
+            if self.address.path is not None and not self._lent:
                 with contextlib.suppress(OSError):
                     os.unlink(self.address.path)
 
@@ -105,23 +116,56 @@ def listen(address: Address, *, tls: ssl.SSLContext | None = None) -> list[Liste
     infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     try:
         for family, kind, protocol, _, where in dict.fromkeys(infos):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind(where)
-                sock.listen(BACKLOG)
-                sock.setblocking(False)
-            except BaseException:
-                sock.close()
-                raise
+            sock = _listen_tcp(socket.socket(family, kind, protocol), where)
             listeners.append(Listener(sock, Address(address.host, sock.getsockname()[1]), tls))
     except BaseException:
         for listener in listeners:
             listener.close()
         raise
     return listeners
+
+
+def share(listener: Listener, count: int) -> list[Listener]:
+    """Make a listener for each of ``count`` processes of one that nobody has accepted from; it is used up.
+
+    Where the system spreads connections over the sockets of one port, each process has its own: only one of them is
+    woken by a connection. Elsewhere, and for Unix sockets, all have the same, and whoever is quicker accepts.
+
+    Raises:
+        OSError: the sockets cannot be had. Nothing is left open.
+    """
+    if not SPREADS or listener.address.path is not None:
+        return [listener] * count
+    old, where = listener.sock, listener.sock.getsockname()
+    # Sockets share a port only if each said so before it was bound. This one did not, so that a port which somebody
+    # else has, even one who would share it, was an error.
+    listener.close()
+    listeners: list[Listener] = []
+    try:
+        for _ in range(count):
+            sock = _listen_tcp(socket.socket(old.family, old.type, old.proto), where, shared=True)
+            listeners.append(Listener(sock, listener.address, listener.tls))
+    except BaseException:
+        for opened in listeners:
+            opened.close()
+        raise
+    return listeners
+
+
+def _listen_tcp(sock: socket.socket, where: tuple[object, ...], *, shared: bool = False) -> socket.socket:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _listen_unix(path: str) -> socket.socket:
@@ -262,7 +306,7 @@ class Server:
                 if error.errno in _FULL:
                     self._complain(error)
                     await trio.sleep(FULL_PAUSE)
-                continue  # the client has gone before it was accepted
+                continue  # the client has gone before it was accepted, or another process was quicker
             try:
                 plain = SocketWire(sock)
             except OSError:  # it has gone already

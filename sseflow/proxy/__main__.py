@@ -12,11 +12,12 @@ import structlog
 import trio
 
 from .. import ConfigurationError
-from ..http import Address, Listener, Origin, Server, listen
+from ..http import Address, Listener, Origin, Server, listen, share
 from ._app import App
 from ._cli import Command, parse
 from ._demo import TWICE, Demo, twice
 from ._log import make_logger
+from ._workers import Place, Supervisor
 
 _TRY = """\
 sseflow is listening on {where}, in front of a demo upstream. Try it:
@@ -28,8 +29,8 @@ One answer made of two upstream calls is at {url}/demo/twice/chat/completions. C
 """
 
 
-def open_listeners(command: Command) -> tuple[list[Listener], list[Listener]]:
-    """Listen for clients, and for the demo upstream if there is to be one.
+def open_listeners(command: Command) -> list[Listener]:
+    """Listen for clients.
 
     Raises:
         OSError: an address is in use, or cannot be had. Nothing is left open.
@@ -42,7 +43,7 @@ def open_listeners(command: Command) -> tuple[list[Listener], list[Listener]]:
                 listeners += listen(address, tls=None if address.path is not None else settings.tls)
             except OSError as error:
                 raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
-        return listeners, listen(Address("127.0.0.1", 0)) if command.demo else []
+        return listeners
     except OSError:
         for listener in listeners:
             listener.close()
@@ -52,34 +53,75 @@ def open_listeners(command: Command) -> tuple[list[Listener], list[Listener]]:
 async def serve(
     command: Command,
     listeners: Sequence[Listener],
-    demo: Sequence[Listener],
     log: structlog.typing.FilteringBoundLogger,
+    place: Place | None = None,
 ) -> int:
-    """Run the proxy, and the demo upstream if there is one, until it is drained; return the exit status."""
+    """Run the proxy, and the demo upstream if there is to be one, until it is drained; return the exit status.
+
+    Args:
+        place: of a worker: what it has to say it says to its supervisor, and its signals are those that this passes on.
+    """
     settings = command.settings
+    demo = listen(Address("127.0.0.1", 0)) if command.demo else []
     if demo:
         settings = attrs.evolve(settings, upstream=Origin("http", "127.0.0.1", demo[0].address.port))
-    app = App(settings, log, handlers={TWICE: twice} if demo else {})
+    worker = None if place is None else place.number
+    if worker is not None:
+        log = log.bind(worker=worker)
+    app = App(settings, log, handlers={TWICE: twice} if demo else {}, worker=worker)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as helpers:
-            helpers.start_soon(_drain_at_signal, signals, app, log)
             if demo:
                 upstream = Demo(pace=command.demo_pace)
                 server = Server(upstream.handle, refuse=upstream.refuse, on_error=app.log_exception)
                 await helpers.start(server.run, demo)
-            for listener in listeners:
-                log.info("listening", address=str(listener.address), upstream=str(settings.upstream))
-            if demo:
-                print(_how_to_try(listeners[0]), flush=True)
-            await app.run(listeners)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(app.run, listeners)
+                if place is None:
+                    announce(command, listeners, str(settings.upstream), log)
+                else:
+                    place.say_that_it_serves()
+                helpers.start_soon(_drain_at_signal, signals if place is None else place.signals(), app, log)
             helpers.cancel_scope.cancel()
         log.info("ended", cut=app.cut)
     return 1 if app.cut else 0
 
 
-async def _drain_at_signal(signals: AsyncIterator[int], app: App, log: structlog.typing.FilteringBoundLogger) -> None:
+def announce(
+    command: Command, listeners: Sequence[Listener], upstream: str, log: structlog.typing.FilteringBoundLogger
+) -> None:
+    """Say where clients are served from now on."""
+    for listener in listeners:
+        log.info("listening", address=str(listener.address), upstream=upstream)
+    if command.demo:
+        print(_how_to_try(listeners[0]), flush=True)
+
+
+def supervise(
+    command: Command,
+    shares: Sequence[Sequence[Listener]],
+    start: Sequence[str],
+    log: structlog.typing.FilteringBoundLogger,
+) -> int:
+    """Run the proxy in several processes, each started by ``start``, until they are drained; return the exit status."""
+    # Each worker has a demo upstream of its own.
+    upstream = "demo" if command.demo else str(command.settings.upstream)
+    supervisor = Supervisor(
+        start,
+        shares,
+        drain=command.settings.drain,
+        announce=lambda: announce(command, shares[0], upstream, log),
+        log=log,
+    )
+    return trio.run(supervisor.run)
+
+
+async def _drain_at_signal(
+    signals: AsyncIterator[int | None], app: App, log: structlog.typing.FilteringBoundLogger
+) -> None:
     async for number in signals:
-        log.info("draining", signal=signal.Signals(number).name, seconds=app.settings.drain)
+        name = None if number is None else signal.Signals(number).name
+        log.info("draining", signal=name, seconds=app.settings.drain)
         app.drain()
 
 
@@ -95,18 +137,27 @@ def _how_to_try(listener: Listener) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program. Exits with 0 if nothing was cut, 1 if something was or it could not start, 2 for wrong options."""
+    place = Place.take()
     try:
         command = parse(arguments)
     except ConfigurationError as error:
         print(f"sseflow: {error}", file=sys.stderr)
         sys.exit(2)
+    log = make_logger(json=command.log_json)
+    shares: list[tuple[Listener, ...]] = []
     try:
-        listeners, demo = open_listeners(command)
+        listeners = open_listeners(command) if place is None else place.open(command.settings.tls)
+        if place is None and command.workers > 1:
+            shares = list(zip(*(share(listener, command.workers) for listener in listeners), strict=True))
     except OSError as error:
         print(f"sseflow: {error}", file=sys.stderr)
         sys.exit(1)
     try:
-        sys.exit(trio.run(serve, command, listeners, demo, make_logger(json=command.log_json)))
+        if shares:
+            # However it was started, with whatever options of the interpreter: its workers are started likewise.
+            rest = sys.orig_argv[1:] if arguments is None else ["-m", "sseflow.proxy", *arguments]
+            sys.exit(supervise(command, shares, [sys.executable, *rest], log))
+        sys.exit(trio.run(serve, command, listeners, log, place))
     except KeyboardInterrupt:  # before signals were received, or after
         sys.exit(1)
 

@@ -55,6 +55,7 @@ class App:
     Args:
         handlers: who answers requests for a path; all others are passed on.
         dial: makes connections to upstreams.
+        worker: which one this is, if there are several processes.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class App:
         *,
         handlers: Mapping[bytes, Handler] | None = None,
         dial: Dial = connect,
+        worker: int | None = None,
     ) -> None:
         self.settings = settings
+        self.worker = worker
         self.log = log
         self.handlers = dict(handlers or {})
         self.pool = Pool(
@@ -166,7 +169,8 @@ class App:
                 self._exchanges.discard(exchange)
 
     async def _tell(self, incoming: Incoming, status: int, word: str) -> None:
-        body = json.dumps({"status": word}).encode()
+        whose = {} if self.worker is None else {"worker": self.worker}
+        body = json.dumps({"status": word, **whose}).encode()
         await incoming.reply(status, plain_head(request_id(incoming.request)), body)
 
     async def _turn_away(self, incoming: Incoming, error: RequestError) -> None:

@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import math
 import ssl
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -34,11 +35,12 @@ examples:
 
 signals:
   SIGINT and SIGTERM drain: nothing new is accepted, live streams have --drain seconds, then they are cut, so that
-  their clients notice. A second signal cuts them at once.
+  their clients notice. A second signal cuts them at once. With --workers they are for the first process, which passes
+  them on.
 
 exit status:
   0  it ended, and nothing was cut
-  1  something was cut, or it could not start (an address in use, for example)
+  1  something was cut, or it could not start (an address in use, for example), or a worker died again and again
   2  the command line is wrong
 
 /-/health answers as long as the process lives. /-/ready answers 503 as soon as it drains, to requests that were on
@@ -51,6 +53,7 @@ class Command:
     """What the command line asks for."""
 
     settings: Settings
+    workers: int
     demo: bool
     demo_pace: float
     log_json: bool | None
@@ -92,6 +95,14 @@ def _add_general(p: argparse.ArgumentParser) -> None:
         action="append",
         type=_address,
         help=f"HOST:PORT, [IPV6]:PORT or unix:PATH; may be given several times (default: {DEFAULT_LISTEN})",
+    )
+    p.add_argument(
+        "--workers",
+        type=_size,
+        metavar="N",
+        default=1,
+        help="processes that serve, one for each core; each has all of the limits below for itself "
+        "(default: %(default)d)",
     )
     p.add_argument(
         "--drain",
@@ -181,7 +192,7 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
     settings = attrs.fields_dict(Settings)
     server = attrs.fields_dict(ServerLimits)
     heads = attrs.fields_dict(HeadLimits)
-    limits = p.add_argument_group("limits", "sizes in bytes, times in seconds")
+    limits = p.add_argument_group("limits", "sizes in bytes, times in seconds; for each of the --workers")
     for flag, kind, default, text in (
         ("--max-head", _size, heads["max_head"].default, "head of a request, or of the upstream's answer"),
         ("--max-fields", _size, heads["max_fields"].default, "header fields in one head (a number)"),
@@ -241,6 +252,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         raise ConfigurationError("--tls-cert and --tls-key go together: one was given without the other")
     if options.comments == "replace" and not options.keep_alive:
         raise ConfigurationError("--comments replace goes with keep-alives, and --keep-alive 0 has none: give seconds")
+    if options.workers > 1 and sys.platform == "win32":
+        raise ConfigurationError("--workers needs a system that hands sockets on to processes, and Windows does not")
     # The demo's port is known once it listens.
     upstream = Origin("http", "127.0.0.1", 0) if options.demo else options.upstream
     proxy_for(upstream)  # what the environment says had better be right from the start
@@ -300,7 +313,13 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         trailers=frozenset(name.lower().encode() for name in options.allow_trailer),
     )
     log_json = None if options.log is None else options.log == "json"
-    return Command(settings=settings, demo=options.demo, demo_pace=options.demo_pace, log_json=log_json)
+    return Command(
+        settings=settings,
+        workers=options.workers,
+        demo=options.demo,
+        demo_pace=options.demo_pace,
+        log_json=log_json,
+    )
 
 
 def _server_tls(cert: str, key: str) -> ssl.SSLContext:

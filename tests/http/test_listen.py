@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +15,8 @@ import trio
 import trio.testing
 
 from sseflow import Cancelled, ConfigurationError, Eof, Head, RequestError
-from sseflow.http import Address, Incoming, Listener, Server, ServerConnection, listen
+from sseflow.http import Address, Incoming, Listener, Server, ServerConnection, listen, share
+from sseflow.http._listen import SPREADS
 
 from ..proxy.peers import Peer, patience
 
@@ -78,6 +79,44 @@ def test_an_address_in_use_is_an_error() -> None:
     with pytest.raises(OSError, match="in use"):
         listen(listener.address)
     listener.close()
+
+
+@pytest.mark.skipif(not SPREADS, reason="this system does not spread connections over sockets that share a port")
+def test_a_port_is_shared_by_processes() -> None:
+    """Each has a socket of its own, and its part of the connections; nobody else has any."""
+    (listener,) = listen(LOOPBACK)
+    shared = share(listener, 2)
+    (address,) = {listener.address for listener in shared}
+    with pytest.raises(OSError, match="in use"):
+        listen(address)
+    clients = [socket.create_connection((address.host, address.port)) for _ in range(64)]
+    accepted = [list(accept_all(listener)) for listener in shared]
+    assert all(accepted)
+    assert sum(map(len, accepted)) == len(clients)
+    for sock in (*clients, *accepted[0], *accepted[1]):
+        sock.close()
+    for listener in shared:
+        listener.close()
+
+
+def accept_all(listener: Listener) -> Iterator[socket.socket]:
+    """The connections that wait."""
+    while True:
+        try:
+            yield listener.sock.accept()[0]
+        except BlockingIOError:
+            return
+
+
+def test_a_unix_socket_is_shared_as_it_is(tmp_path: Path) -> None:
+    """It cannot be had twice; and to whom it was lent leaves its file alone."""
+    path = tmp_path / "x.sock"
+    (listener,) = listen(Address(path=str(path)))
+    assert share(listener, 2) == [listener, listener]
+    Listener(listener.sock.dup(), listener.address, None, lent=True).close()
+    assert path.exists()
+    listener.close()
+    assert not path.exists()
 
 
 def test_a_unix_socket_is_made_and_removed(tmp_path: Path) -> None:

@@ -88,7 +88,14 @@ def test_each_setting_has_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     names |= {f"server.head.{field.name}" for field in attrs.fields(HeadLimits)}
     assert names == {*OPTIONS, *FILES}
     text = help_text(capsys)
-    for option in (*(option for option, _ in OPTIONS.values()), *FILES.values(), "--tls-key", "--demo", "--log"):
+    for option in (
+        *(option for option, _ in OPTIONS.values()),
+        *FILES.values(),
+        "--tls-key",
+        "--demo",
+        "--log",
+        "--workers",
+    ):
         assert f"{option} " in text
 
 
@@ -162,6 +169,7 @@ BAD = {
     "negative": ([*UPSTREAM, "--idle-timeout", "-1"], "--idle-timeout", "0 or more"),
     "for ever": ([*UPSTREAM, "--head-timeout", "inf"], "--head-timeout", "must be a number"),
     "no time": ([*UPSTREAM, "--head-timeout", "0"], "--head-timeout", "more than 0"),
+    "no worker": ([*UPSTREAM, "--workers", "0"], "--workers", "1 or more"),
     "no size": ([*UPSTREAM, "--max-head", "64k"], "--max-head", "whole number"),
     "nothing of a size": ([*UPSTREAM, "--max-head", "0"], "--max-head", "1 or more"),
     "keep-alives instead of comments, and none": (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -94,6 +95,7 @@ async def program(
         [sys.executable, "-X", "dev", *start, *arguments, "--log", "json", *places],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stdout is not None
     child = Child(process)
@@ -106,7 +108,8 @@ async def program(
     finally:
         for client in child.clients:
             client.close()
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and what it has started
         await process.wait()
         await process.stdout.aclose()
         await child._stderr.aclose()
