@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from sseflow import ConfigurationError
 from sseflow.proxy._cli import parse
@@ -178,13 +180,25 @@ async def test_they_end_when_the_supervisor_is_killed(upstream: Upstream) -> Non
         assert sorted(line["worker"] for line in child.lines if line["event"] == "ended") == [1, 2]
 
 
-async def test_a_demo_for_each() -> None:
-    """How to try it is said once, and each worker has its demo."""
-    async with program("--demo", "--demo-pace", "0", "--workers", "2") as child:
+async def test_a_demo_for_each(tmp_path: Path) -> None:
+    """How to try it is said once, and each worker has its demo; each speaks TLS, if one does."""
+    authority = trustme.CA()
+    cert = authority.issue_cert("localhost")
+    cert.private_key_and_cert_chain_pem.write_to_path(tmp_path / "cert")
+    tls = ssl.create_default_context()
+    authority.configure_trust(tls)
+    files = ("--tls-cert", str(tmp_path / "cert"), "--tls-key", str(tmp_path / "cert"))
+    ask = LOCAL_CHAT.replace(b"2\r\n\r\n{}", b'16\r\n\r\n{"stream": true}')
+    async with program("--demo", "--demo-pace", "0", "--workers", "2", *files) as child:
         assert child.process.stdout is not None
-        for worker in (1, 2):
-            client = await client_of(child, worker)
-            await client.send(LOCAL_CHAT.replace(b"2\r\n\r\n{}", b'16\r\n\r\n{"stream": true}'))
+        missing = {1, 2}
+        while missing:
+            plain = await trio.open_tcp_stream("127.0.0.1", child.port)
+            client = Peer(trio.SSLStream(plain, tls, server_hostname="localhost"))
+            child.clients.append(client)
+            await client.send(HEALTH)
+            missing.discard(await worker_of(client))
+            await client.send(ask)
             assert (await client.until(LAST)).endswith(DONE + b"\r\n" + LAST)
             client.close()
         child.process.send_signal(signal.SIGINT)
