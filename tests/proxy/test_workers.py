@@ -369,7 +369,7 @@ async def test_the_worst_status_counts() -> None:
 
 async def test_a_signal_while_they_start() -> None:
     """It is heard as soon as they can hear it; that they serve is not said any more."""
-    async with supervised(SERVE + "os.read(control, 1)", 2) as run:
+    async with supervised(START + "os.read(control, 1);" + SERVE, 2) as run:
         await trio.testing.wait_all_tasks_blocked()
         run.supervisor.drain()
     assert (run.status, run.announced) == (0, [])
