@@ -40,7 +40,7 @@ coverage: $(VENV)/.dev  ## measure branch coverage; the core has to reach 100 %
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
-	$(BIN)/coverage report --fail-under=100 --omit='sseflow/__init__.py,sseflow/_streams.py,sseflow/_relay.py' \
+	$(BIN)/coverage report --fail-under=100 --omit='sseflow/__init__.py,sseflow/_streams.py,sseflow/_switchboard.py,sseflow/_relay.py' \
 		--include='sseflow/_*.py,sseflow/stages/*,sseflow/dialects/*'
 
 bench: $(VENV)/.dev  ## measure core, shell and proxy

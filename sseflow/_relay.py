@@ -8,13 +8,16 @@
 # warm has a turn. Had the read just brought something, that is written outside of the cancelled scope: a write that is
 # cut cannot be taken back.
 #
+# Where source and sink can be used without waiting, and there is a switchboard, the pump lends the stream to it while
+# it would wait for the source (_switchboard.py). `_step` is then what it would have done for one read.
+#
 # Everything is closed and the outcome is made in one `finally`, shielded and bounded in time.
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import attrs
 import trio
@@ -22,6 +25,7 @@ import trio
 from ._items import Cancelled, Closed, End, Eof, Failed, Head, Item
 from ._pipeline import Pipeline
 from ._streams import reset
+from ._switchboard import Switchboard
 
 DEFAULT_CLOSE_TIMEOUT = 5.0
 """Seconds for each of the two streams to close. Closing says goodbye, and must not wait for a peer that does not."""
@@ -35,6 +39,19 @@ class Source(Protocol):
 
     async def aclose(self) -> None:
         """Give it back. Called once, at the end, however that came."""
+
+
+class PolledSource(Source, Protocol):
+    """A source that can be read without waiting."""
+
+    ready: bool
+    """Whether `receive_nowait` has something to say whatever the descriptor says."""
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when there is something; -1 if there is none."""
+
+    def receive_nowait(self) -> bytes | None:
+        """Like `receive_some`, without waiting; None if there is nothing yet."""
 
 
 class Sink(Protocol):
@@ -52,6 +69,16 @@ class Sink(Protocol):
         Called once; if it was cancelled or failed for `Eof`, once more with `Closed`. For another ending than `Eof` it
         may come in the middle of a send that was cancelled.
         """
+
+
+class PolledSink(Sink, Protocol):
+    """A sink that can be written to without waiting."""
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Like `send_all`, as far as that goes at once. False: `flush` is to send the rest before anything else."""
+
+    async def flush(self) -> None:
+        """Send what `send_nowait` has left."""
 
 
 @attrs.frozen(kw_only=True)
@@ -101,6 +128,8 @@ class Relay:
         on_wake: awaited after each `wake`, when the sink has what the stages had held: a moment in which the caller may
             write to the sink itself. What it raises counts as raised by the sink.
         close_timeout: seconds for each stream to close, 5 by default.
+        switchboard: whom the stream is lent to while there is nothing to do but to pass it on; it has an effect if
+            ``source`` is a `PolledSource` and ``sink`` a `PolledSink`.
     """
 
     def __init__(
@@ -113,6 +142,7 @@ class Relay:
         record: Callable[[Outcome], object] | None = None,
         on_wake: Callable[[], Awaitable[None]] | None = None,
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+        switchboard: Switchboard | None = None,
     ) -> None:
         self._source = source
         self._pipeline = pipeline
@@ -121,11 +151,18 @@ class Relay:
         self._record = record
         self._on_wake = on_wake
         self._close_timeout = close_timeout
+        self._loan: _Loan | None = None
+        if switchboard is not None and hasattr(source, "receive_nowait") and hasattr(sink, "send_nowait"):
+            polled = cast("PolledSource", source)
+            if polled.fileno() >= 0:
+                self._loan = _Loan(switchboard, polled, cast("PolledSink", sink))
         self._scope = trio.CancelScope()
         self._nap = trio.CancelScope()  # around reads, and never cancelled in a write
         self._woken = False
         self._silent_since = 0.0
         self._stopped: End | None = None
+        self._left: list[Item] = []  # by a step, for the pump to write
+        self._blocked = 0  # bytes that the sink was given, and has not sent all of
         self._finished = False
         self._committed = False
         self._write_error: Exception | None = None
@@ -213,7 +250,9 @@ class Relay:
                 items = await self._pump_until_woken()
             if items is None:
                 self.reading_since = None
-                items = self._pipeline.feed(b"")
+                items, self._left = self._left, []
+                if self._pipeline.ending is None:
+                    items += self._pipeline.feed(b"")
             else:
                 self._silent_since = trio.current_time()
             if items:
@@ -226,28 +265,17 @@ class Relay:
         try:
             await on_wake()
         except Exception as error:
-            self._write_error = error
-            self._pipeline.end(Closed())
+            self._fail_write(error)
 
     async def _pump_until_woken(self) -> list[Item]:
         """Pump; return what is still to be written when the pipeline has ended, or `wake` came together with bytes."""
-        feed = self._pipeline.feed
-        receive = self._source.receive_some
         while True:
             self.reading_since = self._silent_since
-            try:
-                data = await receive()
-            except Exception as error:
-                items = self._pipeline.end(Failed(error))
+            if self._loan is None:
+                items = await self._receive()
             else:
-                if data:
-                    if self._first_in is None:
-                        self._first_in = trio.current_time()
-                    self._chunks_in += 1
-                    self._bytes_in += len(data)
-                    items = feed(data if type(data) is bytes else bytes(data))
-                else:
-                    items = self._pipeline.end(Eof())
+                await self._lend(self._loan)
+                items, self._left = self._left, []
             self.reading_since = None
             if self._woken or self._pipeline.ending is not None:
                 return items
@@ -257,9 +285,80 @@ class Relay:
             if items:
                 self.quiet_since = now
 
+    async def _receive(self) -> list[Item]:
+        try:
+            data = await self._source.receive_some()
+        except Exception as error:
+            return self._pipeline.end(Failed(error))
+        return self._take(data if type(data) is bytes else bytes(data))
+
+    def _take(self, data: bytes) -> list[Item]:
+        """What comes of a read."""
+        if not data:
+            return self._pipeline.end(Eof())
+        if self._first_in is None:
+            self._first_in = trio.current_time()
+        self._chunks_in += 1
+        self._bytes_in += len(data)
+        return self._pipeline.feed(data)
+
+    async def _lend(self, loan: _Loan) -> None:
+        """Have bytes passed on, until there is something else to be done; what is to be written then is left."""
+        loan.board.now = trio.current_time()
+        if not loan.source.ready or self._step():
+            await loan.board.lend(loan.source.fileno(), self._step)
+
+    def _step(self) -> bool:
+        """Read, feed and send, without waiting. False: the pump is to go on."""
+        loan = self._loan
+        assert loan is not None
+        now = loan.board.now
+        while True:
+            try:
+                data = loan.source.receive_nowait()
+            except Exception as error:
+                items = self._pipeline.end(Failed(error))
+            else:
+                if data is None:
+                    return True
+                items = self._take(data)
+            if items:
+                item = items[0]
+                if len(items) != 1 or type(item) is not bytes:
+                    self._left = items
+                    return False
+                if not self._send_nowait(loan.sink, item):
+                    return False
+                self.quiet_since = now
+            self.reading_since = self._silent_since = now
+            if self._stopped is not None or not loan.source.ready:
+                return True
+
+    def _send_nowait(self, sink: PolledSink, data: bytes) -> bool:
+        """Send bytes of the stream. False: they could not be sent, or not all of them."""
+        if self._first_out is None:
+            self._note_first_out()
+        try:
+            sent = sink.send_nowait(data)
+        except Exception as error:
+            self._fail_write(error)
+            return False
+        if sent:
+            self._bytes_out += len(data)
+        else:
+            self._blocked = len(data)
+            self.reading_since = None
+        return sent
+
+    def _fail_write(self, error: Exception) -> None:
+        """The sink cannot take anything, so the reader has left."""
+        self._write_error = error
+        self._blocked = 0
+        self._pipeline.end(Closed())
+
     async def _give_last(self, end: End) -> None:
         """End a stream that was stopped. Between two writes the sink may still have what the stages held back."""
-        items = self._pipeline.end(end)
+        items = self._left + self._pipeline.end(end)
         if self.reading_since is not None and isinstance(end, (Eof, Failed)):
             with trio.move_on_after(self._close_timeout):
                 await self._write(items)
@@ -267,6 +366,8 @@ class Relay:
     async def _write(self, items: list[Item]) -> bool:
         """Give items to the sink. False: it cannot take them, so the reader has left, and the stream is `Closed`."""
         try:
+            if self._blocked:
+                await self._flush()
             if items and isinstance(items[0], Head):
                 items = await self._commit(items[0], items[1:])
             for item in items:
@@ -279,10 +380,15 @@ class Relay:
                     await self._sink.finish(item)
                     self._finished = True
         except Exception as error:
-            self._write_error = error
-            self._pipeline.end(Closed())
+            self._fail_write(error)
             return False
         return True
+
+    async def _flush(self) -> None:
+        assert self._loan is not None
+        await self._loan.sink.flush()
+        self._bytes_out += self._blocked
+        self._blocked = 0
 
     async def _commit(self, head: Head, items: list[Item]) -> list[Item]:
         """Send the head, with the first bytes behind it if they are there; return what is left."""
@@ -319,6 +425,13 @@ class Relay:
         except Exception as error:
             if self._close_error is None:
                 self._close_error = error
+
+
+@attrs.frozen
+class _Loan:
+    board: Switchboard
+    source: PolledSource
+    sink: PolledSink
 
 
 class _StreamSink:

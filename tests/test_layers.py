@@ -55,7 +55,8 @@ def _rooms() -> dict[str, Room]:
     core = room("sseflow._standard", stages | pipeline, pure=True)
 
     streams = room("sseflow._streams", core, "trio")
-    shell = room("sseflow._relay", streams, "trio")
+    switchboard = room("sseflow._switchboard", set(), "trio")
+    shell = room("sseflow._relay", streams | switchboard, "trio")
     face = room("sseflow", shell)
 
     # What is ruled about bytes is ruled by functions of bytes: the fuzz calls them without a loop.
@@ -79,7 +80,14 @@ def _rooms() -> dict[str, Room]:
 
 
 ROOMS = _rooms()
-ABOVE_THE_CORE = ("sseflow._relay", "sseflow._streams", "sseflow.http", "sseflow.proxy", "sseflow.records")
+ABOVE_THE_CORE = (
+    "sseflow._relay",
+    "sseflow._streams",
+    "sseflow._switchboard",
+    "sseflow.http",
+    "sseflow.proxy",
+    "sseflow.records",
+)
 NOT_FOR_CORE_TESTS = {"anyio", "asyncio", "h11", "pytest_trio", "socket", "ssl", "threading", "trio"}
 CORE = {name for name, room in ROOMS.items() if room.pure and "h11" not in room.packages}
 

@@ -39,8 +39,9 @@ from ._server import Incoming as Incoming
 from ._server import ServerConnection as ServerConnection
 from ._server import ServerLimits as ServerLimits
 from ._server import WriteTimeout as WriteTimeout
+from ._tls import TlsWire as TlsWire
+from ._tls import Wire as Wire
 from ._wire import SocketWire as SocketWire
-from ._wire import Wire as Wire
 
 __all__ = [
     "Address",

@@ -15,7 +15,8 @@ import trio
 from .._errors import ConfigurationError, UpstreamLost, UpstreamProtocolError, UpstreamTimeout
 from ._guard import HeadLimits, check_response_head, find_head_end
 from ._messages import write_head
-from ._wire import SocketWire, Wire
+from ._tls import TlsWire, Wire
+from ._wire import SocketWire
 
 
 @attrs.frozen
@@ -121,7 +122,7 @@ async def _open(origin: Origin) -> SocketWire:
 
 async def _start_tls(wire: SocketWire, origin: Origin, options: ConnectOptions) -> Wire:
     assert options.tls is not None, "https needs a TLS context"
-    stream = trio.SSLStream(wire, options.tls, server_hostname=origin.host)
+    stream = TlsWire(wire, options.tls, server_hostname=origin.host)
     try:
         with trio.fail_after(options.tls_timeout):
             await stream.do_handshake()

@@ -18,7 +18,8 @@ import trio
 
 from .._errors import ConfigurationError, RequestError
 from ._server import Incoming, ServerConnection, ServerLimits, WriteTimeout
-from ._wire import SocketWire, Wire
+from ._tls import TlsWire, Wire
+from ._wire import SocketWire
 
 BACKLOG = 1024
 """Connections that the system may keep until they are accepted."""
@@ -313,9 +314,7 @@ class Server:
                 sock.close()
             else:
                 tls = listener.tls
-                self.admit(
-                    plain if tls is None else trio.SSLStream(plain, tls, server_side=True, https_compatible=True)
-                )
+                self.admit(plain if tls is None else TlsWire(plain, tls, server_side=True, forgives=True))
 
     def admit(self, wire: Wire) -> None:
         """Serve a connection that was accepted elsewhere, or is none of the system's; `run` must be running."""

@@ -16,7 +16,7 @@ from ._codec import BodyError, BodyReader, NoBodyReader, reader_for, response_fr
 from ._connect import ConnectOptions, Origin, connect
 from ._guard import HeadLimits, check_response_head, find_head_end
 from ._messages import Headers, Request, Response, fields, write_head
-from ._wire import Wire, is_silent, transport
+from ._tls import Wire, is_silent, transport
 
 MAX_INFORMATIONAL = 8
 """Responses of the class 1xx before the real one; nobody sends more than two."""
@@ -68,24 +68,19 @@ class Pool:
 
     async def call(self, origin: Origin, *, fresh: bool = False) -> Call:
         """A call over an idle connection, or a new one; only over a new one if ``fresh``. Raises as `connect` does."""
-        wire = None if fresh else await self._take(origin)
+        wire = None if fresh else self._take(origin)
         if wire is not None:
             return Call(self, origin, wire, reused=True)
         return Call(self, origin, await self._dial(origin, self.options.connect), reused=False)
 
-    async def _take(self, origin: Origin) -> Wire | None:
+    def _take(self, origin: Origin) -> Wire | None:
         """The connection that was used last, of those that are still good."""
         self.expire()
         while (at := max((i for i, idle in enumerate(self._idle) if idle[1] == origin), default=-1)) >= 0:
             wire = self._idle.pop(at)[2]
-            silent = False
-            try:
-                silent = await is_silent(wire)
-            finally:
-                if not silent:
-                    transport(wire).close()
-            if silent:
+            if is_silent(wire):
                 return wire
+            transport(wire).close()
         return None
 
     def give(self, origin: Origin, wire: Wire) -> None:
@@ -249,16 +244,43 @@ class Call:
             UpstreamLost: the connection ended before the body did.
             UpstreamProtocolError: the body's framing is broken.
         """
+        while True:
+            if not self.ready:
+                try:
+                    await self._wire.wait_readable()
+                except trio.ClosedResourceError as error:
+                    raise self._lost("in the middle of its answer", error) from error
+            data = self.receive_nowait()
+            if data is not None:
+                return data
+
+    def fileno(self) -> int:
+        """The descriptor of the connection; see `PolledSource`."""
+        return transport(self._wire).fileno()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `receive_nowait` has something to say without asking the system."""
+        return bool(self._reader.done or self._received or self._wire.pending or self._error is not None or self._eof)
+
+    def receive_nowait(self) -> bytes | None:
+        """Like `receive_some`, without waiting; None if nothing that is payload has come."""
         if self._error is not None:
             raise self._error
         while not self._eof:
+            data: bytes | None
             if self._received:
                 data = bytes(self._received)
                 self._received.clear()
             elif self._reader.done:
                 break
             else:
-                data = await self._receive()
+                try:
+                    data = self._wire.receive_nowait()
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    raise self._lost("in the middle of its answer", error) from error
+                if data is None:
+                    return None
                 if not data:
                     self._end_of_connection()
                     break
@@ -273,12 +295,6 @@ class Call:
                 self.payload = payload
                 return payload
         return b""
-
-    async def _receive(self) -> bytes:
-        try:
-            return await self._wire.receive_some()  # type: ignore[return-value]  # see _wire: it is bytes over TLS, too
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise self._lost("in the middle of its answer", error) from error
 
     def _end_of_connection(self) -> None:
         self._eof = True

@@ -39,7 +39,8 @@ from ._codec import (
 from ._coding import Encoder
 from ._guard import HeadLimits, check_request_head, find_head_end, strip_leading_crlf
 from ._messages import Headers, Request, fields, reason_phrase, write_head
-from ._wire import SocketWire, Wire, transport
+from ._tls import Wire, transport
+from ._wire import SocketWire
 
 LINGER_SECONDS = 1.0
 """How long a connection that ended badly is read, so that the client gets what was written before."""
@@ -239,16 +240,19 @@ class ServerConnection:
             WriteTimeout: the client did not read for `ServerLimits.write_timeout`.
             trio.BrokenResourceError: it has gone.
         """
-        rest: bytes | memoryview = data
+        if not self.send_nowait(data):
+            await self.flush()
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Write ``data`` as far as it fits. False: `flush` is to write the rest before anything else is written."""
         self.intact = False
-        if isinstance(self.wire, SocketWire):
-            sent = self.wire.send_nowait(data)
-            if sent == len(data):
-                self.intact = True
-                return
-            rest = memoryview(data)[sent:]
+        self.intact = self.wire.send_nowait(data)
+        return self.intact
+
+    async def flush(self) -> None:
+        """Write what `send_nowait` has left. Raises as `send` does."""
         with trio.move_on_after(self.limits.write_timeout) as scope:
-            await self.wire.send_all(rest)
+            await self.wire.flush()
             self.intact = True
         if scope.cancelled_caught:
             self.abort(reset=True)
@@ -278,6 +282,10 @@ class ServerConnection:
         )
         await self.send(write_head(connection, response) + body)
 
+    def fileno(self) -> int:
+        """The descriptor of the connection; -1 if there is none."""
+        return transport(self.wire).fileno()
+
     @property
     def client_has_left(self) -> bool:
         """Whether the client has closed its end; for whoever cannot read at the moment."""
@@ -300,6 +308,8 @@ class ServerConnection:
     async def aclose(self) -> None:
         """Close; first, if an answer might be lost otherwise, read for a moment what the client still sends."""
         socket = transport(self.wire)
+        if self._close_as is _Closing.PLAIN and socket.is_readable():
+            self._close_as = _Closing.LINGER  # to close over bytes that were not read is a reset
         try:
             with trio.move_on_after(LINGER_SECONDS):
                 if self._close_as < _Closing.ABORT and not isinstance(self.wire, SocketWire):
@@ -470,6 +480,15 @@ class Incoming:
         """Send bytes of the body."""
         self.last = data
         await self.connection.send(self._frame(data))
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Like `send_all`, as far as that goes at once. False: `flush` is to send the rest."""
+        self.last = data
+        return self.connection.send_nowait(self._frame(data))
+
+    async def flush(self) -> None:
+        """Send what `send_nowait` has left."""
+        await self.connection.flush()
 
     async def send_aside(self, data: bytes) -> None:
         """Send bytes that are none of the stream's: a keep-alive between two of its events."""

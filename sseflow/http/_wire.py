@@ -7,7 +7,6 @@ import errno
 import select
 import socket
 import struct
-from typing import TypeAlias
 
 import trio
 
@@ -23,6 +22,9 @@ USER_TIMEOUT = 60_000
 """Milliseconds that sent bytes may stay unacknowledged until the connection counts as broken (RFC 5482)."""
 
 
+_NOTHING = memoryview(b"")
+
+
 class SocketWire(trio.abc.HalfCloseableStream):
     """A connected stream socket as a Trio stream. It waits first and reads then: a stream of tokens is mostly silent.
 
@@ -33,13 +35,21 @@ class SocketWire(trio.abc.HalfCloseableStream):
         self._sock = sock
         self._sending = False
         self._shut = False
+        self._rest = _NOTHING
 
         self.sent = 0
-        """Bytes that `send_all` has handed to the system."""
+        """Bytes that were handed to the system."""
 
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             _set_tcp_options(sock)
+
+    pending = False
+    """Whether a read returns at once, whatever the socket says; as of `TlsWire`."""
+
+    def fileno(self) -> int:
+        """The descriptor; -1 if this end is closed."""
+        return self._sock.fileno()
 
     @property
     def peer(self) -> str:
@@ -60,27 +70,62 @@ class SocketWire(trio.abc.HalfCloseableStream):
         elif max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         while True:
-            await trio.lowlevel.wait_readable(self._open())
-            try:
-                return self._sock.recv(max_bytes)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise _translate(error) from error
+            await self.wait_readable()
+            data = self.receive_nowait(max_bytes)
+            if data is not None:
+                return data
 
-    def send_nowait(self, data: bytes) -> int:
-        """Send what fits at once; return how much that was.
+    async def wait_readable(self) -> None:
+        """Wait until `receive_nowait` has something to say. Raises `trio.ClosedResourceError` if this end is closed."""
+        await trio.lowlevel.wait_readable(self._open())
 
-        Raises:
-            trio.BrokenResourceError: the peer has gone.
-            trio.ClosedResourceError: this end was closed.
-        """
+    def receive_nowait(self, max_bytes: int = RECV_SIZE) -> bytes | None:
+        """Like `receive_some`, without waiting; None if nothing has come."""
         try:
-            return self._sock.send(data)
+            return self._sock.recv(max_bytes)
         except BlockingIOError:
-            return 0
+            return None
         except OSError as error:
             raise _translate(error) from error
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> bool:
+        """Send what fits at once. False: there is a rest, which `flush` is to send before anything else is sent.
+
+        Raises:
+            trio.BrokenResourceError: the peer has gone, or a rest was never sent.
+            trio.ClosedResourceError: this end was closed.
+        """
+        if self._rest:
+            raise trio.BrokenResourceError("the write before was cut")
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _translate(error) from error
+        self.sent += sent
+        if sent == len(data):
+            return True
+        self._rest = memoryview(data)[sent:]
+        return False
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether `send_nowait` has left something."""
+        return bool(self._rest)
+
+    async def flush(self) -> None:
+        """Send what `send_nowait` has left. If this is cancelled, nothing can be sent any more."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is already sending")
+        self._sending = True
+        try:
+            while self._rest:
+                await trio.lowlevel.wait_writable(self._open())
+                rest, self._rest = self._rest, _NOTHING
+                self.send_nowait(rest)
+        finally:
+            self._sending = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See `trio.abc.SendStream.send_all`."""
@@ -89,26 +134,13 @@ class SocketWire(trio.abc.HalfCloseableStream):
         self._sending = True
         try:
             await trio.lowlevel.checkpoint()
-            with memoryview(data) as view:
-                at = 0
-                while True:
-                    self._open()
-                    if self._shut:
-                        raise trio.ClosedResourceError("nothing can be sent behind the end")
-                    try:
-                        if at < len(view):
-                            sent = self._sock.send(view[at:])
-                            at += sent
-                            self.sent += sent
-                    except BlockingIOError:
-                        pass
-                    except OSError as error:
-                        raise _translate(error) from error
-                    if at == len(view):
-                        return
-                    await trio.lowlevel.wait_writable(self._sock)
         finally:
             self._sending = False
+        self._open()
+        if self._shut:
+            raise trio.ClosedResourceError("nothing can be sent behind the end")
+        if data and not self.send_nowait(data):
+            await self.flush()
 
     async def wait_send_all_might_not_block(self) -> None:
         """See `trio.abc.SendStream.wait_send_all_might_not_block`."""
@@ -166,29 +198,6 @@ class SocketWire(trio.abc.HalfCloseableStream):
         if self._sock.fileno() < 0:
             raise trio.ClosedResourceError("this connection was closed")
         return self._sock
-
-
-#: What HTTP is spoken over.
-Wire: TypeAlias = SocketWire | trio.SSLStream[SocketWire]
-
-
-def transport(wire: Wire) -> SocketWire:
-    """The socket below, also under TLS."""
-    return wire if isinstance(wire, SocketWire) else wire.transport_stream
-
-
-async def is_silent(wire: Wire) -> bool:
-    """Whether a connection is open, and has nothing to say. A read byte is lost: what is not silent is to be closed."""
-    if transport(wire).is_readable():
-        return False
-    if isinstance(wire, SocketWire):
-        return True
-    # What came with the bytes that were asked for may wait inside of TLS.
-    with trio.CancelScope() as scope, contextlib.suppress(trio.BrokenResourceError):
-        # Set here it cuts the read short where that would wait; a scope that begins with it cuts before the read.
-        scope.deadline = trio.current_time()
-        await wire.receive_some(1)
-    return scope.cancelled_caught
 
 
 def _translate(error: OSError) -> Exception:

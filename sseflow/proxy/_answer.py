@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 import attrs
@@ -37,6 +38,7 @@ from .. import (
 )
 from .._lines import BOM
 from .._relay import Source
+from .._switchboard import Switchboard
 from ..dialects import Dialect, DialectError, error_in
 from ..http import Call, Decoded, Decoder, Encoder, Headers, Incoming, WriteTimeout, negotiate
 from ..stages import HoldEnding
@@ -105,6 +107,7 @@ class Answer:
         asks_for_stream: Callable[[], bool],
         on_over: Callable[[], None],
         on_watch_error: Callable[[Exception], object],
+        switchboard: Switchboard | None = None,
     ) -> None:
         self.state = State.UNCOMMITTED
         self.calls: list[CallOutcome] = []
@@ -147,6 +150,7 @@ class Answer:
         self._asks_for_stream = asks_for_stream
         self._on_over = on_over
         self._on_watch_error = on_watch_error
+        self._switchboard = switchboard
         self._entered = False
         self._sink: _CallSink | None = None
         self._held: HoldEnding | None = None
@@ -219,7 +223,9 @@ class Answer:
             sink.drop_bom()
         upstream_head = self._read_as if self.pipeline is None else self._read_as.without(b"content-encoding")
         head = client_head(upstream_head, http_version=call.http_version, request_id=self._request_id)
-        self.running = relay = Relay(source, pipeline, sink, head=head, on_wake=self._write_keep_alive)
+        self.running = relay = Relay(
+            source, pipeline, sink, head=head, on_wake=self._write_keep_alive, switchboard=self._switchboard
+        )
         sink.pipeline = pipeline
         try:
             outcome = await relay.run()
@@ -555,12 +561,15 @@ class _CallSink:
 
     def __init__(self, answer: Answer, incoming: Incoming, *, last: bool) -> None:
         self._answer = answer
-        self._incoming = incoming
         self._last = last
         self._discarding = False
         self._drops_bom = False
         # As a rule nothing stands between the pump and the client.
-        self.send_all = incoming.send_all if answer.ends_with_client else self._send_or_discard
+        self.send_all = incoming.send_all
+        self.send_nowait = incoming.send_nowait
+        self.flush = incoming.flush
+        if not answer.ends_with_client:
+            self._survive()
 
     async def send_head(self, head: Head, data: bytes) -> None:
         answer = self._answer
@@ -578,27 +587,53 @@ class _CallSink:
         if isinstance(end, Eof) and self._last and not self._discarding:
             await self._answer.end_cleanly()
 
-    async def _send_or_discard(self, data: bytes) -> None:
-        if self._discarding:
-            return
-        try:
-            await self._incoming.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._answer.leave()
+    def _survive(self) -> None:
+        """Go on when the client has left: drop what it would have been sent."""
+        send_all, send_nowait, flush = self.send_all, self.send_nowait, self.flush
+
+        @contextlib.contextmanager
+        def leaving() -> Iterator[None]:
+            try:
+                yield
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._answer.leave()
+
+        async def send_all_or_discard(data: bytes) -> None:
+            if not self._discarding:
+                with leaving():
+                    await send_all(data)
+
+        def send_nowait_or_discard(data: bytes) -> bool:
+            if not self._discarding:
+                with leaving():
+                    return send_nowait(data)
+            return True
+
+        async def flush_or_discard() -> None:
+            with leaving():
+                await flush()
+
+        self.send_all, self.send_nowait, self.flush = send_all_or_discard, send_nowait_or_discard, flush_or_discard
 
     def drop_bom(self) -> None:
         """Drop a byte order mark from what comes next: it is none where a stream does not begin."""
         if self._drops_bom:
             return
         self._drops_bom = True
-        send = self.send_all
+        send_all, send_nowait = self.send_all, self.send_nowait
+
+        def first(data: bytes) -> bytes:
+            self.send_all, self.send_nowait = send_all, send_nowait
+            return data.removeprefix(BOM)
 
         async def send_first(data: bytes) -> None:
-            self.send_all = send
-            if data := data.removeprefix(BOM):
-                await send(data)
+            if data := first(data):
+                await send_all(data)
 
-        self.send_all = send_first
+        def send_first_nowait(data: bytes) -> bool:
+            return not (data := first(data)) or send_nowait(data)
+
+        self.send_all, self.send_nowait = send_first, send_first_nowait
 
     def discard(self) -> None:
         self._discarding = True

@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from .. import RequestError
+from .._switchboard import Switchboard
 from ..dialects import DialectError
 from ..http import (
     ConnectOptions,
@@ -56,6 +57,7 @@ class App:
         handlers: who answers requests for a path; all others are passed on.
         dial: makes connections to upstreams.
         worker: which one this is, if there are several processes.
+        switchboard: whether streams are lent to a `Switchboard`, where the system has what that takes.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class App:
         handlers: Mapping[bytes, Handler] | None = None,
         dial: Dial = connect,
         worker: int | None = None,
+        switchboard: bool = True,
     ) -> None:
         self.settings = settings
         self.worker = worker
@@ -85,6 +88,7 @@ class App:
             ),
             dial=dial,
         )
+        self.switchboard = Switchboard() if switchboard and Switchboard.is_supported() else None
         self.cut = 0
         """Exchanges that were cut because the proxy had to end."""
 
@@ -109,11 +113,15 @@ class App:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweep)
+                if self.switchboard is not None:
+                    nursery.start_soon(self.switchboard.run)
                 nursery.start_soon(self._end_in_time)
                 await self._server.run(listeners, task_status=task_status)
                 nursery.cancel_scope.cancel()
         finally:
             self.pool.close()
+            if self.switchboard is not None:
+                self.switchboard.close()
 
     def drain(self) -> None:
         """Accept nothing more; live streams have `Settings.drain` seconds, or, at the second call, none."""

@@ -2,8 +2,9 @@
 
 # Two tasks. The main one runs the handler, which reaches the upstream and relays its answer; it alone writes to the
 # client (and the answer says what happens while it waits for something else). The other reads the client: the rest of
-# the request's body, then whatever comes, to see it leave. It tells the main task by cancelling: the relay if there is
-# one, else the handler.
+# the request's body, then whatever comes, to see it leave. With a switchboard there is no need to read for that, and
+# mostly none for the task. Whoever sees the client leave tells the main task by cancelling: the relay if there is one,
+# else the handler.
 
 from __future__ import annotations
 
@@ -118,7 +119,9 @@ class Exchange:
             asks_for_stream=self._asks_for_stream,
             on_over=self._scope.cancel,
             on_watch_error=lambda error: app.log_exception("the watch of a stream failed", error),
+            switchboard=app.switchboard,
         )
+        self._stop_watching: Callable[[], None] | None = None
 
     # For handlers.
 
@@ -188,7 +191,8 @@ class Exchange:
                     with self._scope:
                         try:
                             self.body = await self._receive_small_body()
-                            nursery.start_soon(self._read_client)
+                            if not (self.incoming.body_done and self._watch_client()):
+                                nursery.start_soon(self._read_client)
                             await handler(self)
                         except Exception as raised:
                             error = raised
@@ -197,6 +201,8 @@ class Exchange:
             except Exception as raised:
                 error = await self._end(raised)
         finally:
+            if self._stop_watching is not None:
+                self._stop_watching()
             self._answer.abort()
             with trio.CancelScope(shield=True):
                 for call in self._calls:
@@ -222,7 +228,7 @@ class Exchange:
     def check_time(self, now: float) -> None:
         """Do what is due: notice a client that has left unseen, end what takes too long, keep the client warm."""
         answer, settings = self._answer, self._settings
-        if not self.incoming.is_watched and self.incoming.connection.client_has_left:
+        if self._stop_watching is None and not self.incoming.is_watched and self.incoming.connection.client_has_left:
             self._leave()
             return
         answer.check_drain(now)
@@ -272,11 +278,21 @@ class Exchange:
             body += data
         return bytes(body)
 
+    def _watch_client(self) -> bool:
+        """Have it noticed without a task when the client leaves; False if that cannot be done."""
+        board, descriptor = self._app.switchboard, self.incoming.connection.fileno()
+        if board is None or descriptor < 0:
+            return False
+        self._stop_watching = board.watch(descriptor, self._leave)
+        return True
+
     async def _read_client(self) -> None:
         """Pass on what is left of the request's body, then wait until the client leaves."""
         try:
             if not self.incoming.body_done:
                 await self._stream_body()
+                if self._watch_client():
+                    return
             await self.incoming.wait_gone()
         except RequestError as error:
             self.stop(error)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +19,7 @@ from .._items import End, Eof, Failed, Head
 from .._pipeline import Pipeline
 from .._relay import Outcome, Sink, Source
 from .._stage import Chain, Stage
+from .._switchboard import Switchboard
 
 _PAUSE = 1.0
 """Virtual seconds that the upstream waits before each chunk, and the client in the middle of each write."""
@@ -41,6 +44,8 @@ class _Host(Protocol):
 
     def watch(self, stage: Stage[bytes]) -> None: ...
 
+    def moment(self) -> None: ...
+
     def noting_cancel(self) -> AbstractContextManager[None]: ...
 
 
@@ -51,6 +56,7 @@ class Rig:
         self._run = run
         self._upstream = _Upstream(run, chunks, ending)
         self._client = _Client(run)
+        self._switchboard: Switchboard | None = None
 
         self.outcomes: list[Outcome] = []
         """What was recorded."""
@@ -84,6 +90,25 @@ class Rig:
         """The client, as a stream. To close it forcefully, as `trio.aclose_forcefully` does, is not a clean end."""
         self._run.used.add("write")
         return _ClientStream(self._client)
+
+    @property
+    def switchboard(self) -> Switchboard:
+        """A switchboard that runs; with it the source and the sink of this rig can be used without waiting."""
+        if self._switchboard is None:
+            self._switchboard = Switchboard()
+            self._upstream.open_descriptor()
+        return self._switchboard
+
+    async def run_switchboard(self) -> None:
+        """Run the switchboard, if there is one, and what makes the upstream readable, until cancelled."""
+        if self._switchboard is not None:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._switchboard.run)
+                    nursery.start_soon(self._upstream.become_readable)
+            finally:
+                self._switchboard.close()
+                self._upstream.close_descriptor()
 
     def watch(self, pipeline: _PipelineT) -> _PipelineT:
         """Count the endings of all stages of ``pipeline``, however they are nested. Returns it."""
@@ -141,6 +166,11 @@ class _Upstream(trio.abc.ReceiveStream):
         self.given = 0
         self.closings = 0
         self.close_stalls = False
+        self.ready = False
+        self._poll: socket.socket | None = None
+        self._signal: socket.socket | None = None
+        self._due = False  # what is next can be taken
+        self._taken = _Bell(run)
 
     def cut(self, ending: Eof | Failed | None) -> None:
         self._chunks.clear()
@@ -160,6 +190,9 @@ class _Upstream(trio.abc.ReceiveStream):
                 await self._pause()
         finally:
             self._reading = False
+        return self._take(max_bytes)
+
+    def _take(self, max_bytes: int | None) -> bytes:
         if self._chunks:
             data = self._chunks.popleft()
             if max_bytes is not None and len(data) > max_bytes:
@@ -175,6 +208,45 @@ class _Upstream(trio.abc.ReceiveStream):
         self._run.note("upstream gives EOF")
         self._run.rig.clean_end = True
         return b""
+
+    # As a `PolledSource`.
+
+    def open_descriptor(self) -> None:
+        self._poll, self._signal = socket.socketpair()
+
+    def close_descriptor(self) -> None:
+        for end in (self._poll, self._signal):
+            if end is not None:
+                end.close()
+
+    def fileno(self) -> int:
+        return -1 if self._poll is None else self._poll.fileno()
+
+    async def become_readable(self) -> None:
+        """Make the descriptor readable whenever what is next is due."""
+        assert self._signal is not None
+        with contextlib.suppress(trio.ClosedResourceError):
+            while True:
+                await self._pause()
+                self._due = True
+                self._signal.send(b"x")
+                while self._due:
+                    await self._taken.wait(math.inf)
+
+    def receive_nowait(self) -> bytes | None:
+        self._run.moment()
+        self._check_open()
+        if not self._due:
+            return None
+        assert self._poll is not None
+        self._poll.recv(1)
+        self._due = False
+        self._taken.ring()
+        if not self._chunks and self._ending is None:  # it stalls since then
+            return None
+        data = self._take(None)
+        self._run.moment()
+        return data
 
     async def _pause(self) -> None:
         """Wait for what is next. A close wakes the reader, as `trio.abc.ReceiveStream` demands."""
@@ -228,6 +300,8 @@ class _Client:
         self.cut = False  # a write was cancelled, or failed
         self.closed = False
         self.clean = False
+        self._sends = 0
+        self._rest = b""
 
     async def write(self, data: bytes) -> None:
         self.run.note(f"client is given {data!r}")
@@ -249,6 +323,27 @@ class _Client:
             raise
         finally:
             self.writing = False
+
+    def write_nowait(self, data: bytes) -> bool:
+        """Take all of it, or, every second time, half; `write_rest` takes the other half."""
+        self.run.moment()
+        self.run.note(f"client is given {data!r}, without waiting")
+        if self.writing:
+            raise trio.BusyResourceError("another task is already writing to the client")
+        if not self.closed and self.cut:
+            self.run.find("the client was written to behind a write that was cut off")
+        self.check()
+        self._sends += 1
+        size = len(data) if self._sends % 2 and not self.stalls else len(data) // 2
+        self.got += data[:size]
+        self._rest = data[size:]
+        self.cut = bool(self._rest)
+        self.run.moment()
+        return not self.cut
+
+    async def write_rest(self) -> None:
+        rest, self._rest, self.cut = self._rest, b"", False
+        await self.write(rest)
 
     async def pause(self) -> None:
         await self.bell.wait(math.inf if self.stalls else _PAUSE)
@@ -296,6 +391,14 @@ class _ClientSink:
         if self._client.closed:
             self._client.run.find("the client was written to behind its end")
         await self._client.write(data)
+
+    def send_nowait(self, data: bytes) -> bool:
+        if self._client.closed:
+            self._client.run.find("the client was written to behind its end")
+        return self._client.write_nowait(data)
+
+    async def flush(self) -> None:
+        await self._client.write_rest()
 
     async def finish(self, end: End) -> None:
         client = self._client

@@ -1,7 +1,8 @@
 """One run: what is run, what is injected at which checkpoint, and what must hold when it is over."""
 
 # A *checkpoint* is a moment in which something else may happen: before each step of a task, and whenever all tasks
-# sleep. An instrument counts them.
+# sleep. An instrument counts them. The moments before and behind each read and each write that do not wait are
+# checkpoints, too, though nothing but a stage could do anything there.
 #
 # The instrument injects from inside Trio's scheduler, where no task runs. For the tasks of the scenario this is as if
 # another task had run just then; a fault that has to wait (an asynchronous ``close``) gets a task of its own.
@@ -139,6 +140,7 @@ class _Run:
         self._ended: list[int] = []
         self._scope = trio.CancelScope()
         self._rescue_scope = trio.CancelScope()
+        self._switchboard_scope = trio.CancelScope()
         self._closed = False  # somebody else than the canceller ended the stream, or tried to
         self._cancel_seen = False
         self._result: object = None
@@ -174,6 +176,10 @@ class _Run:
             self._rescued = True
             self._nursery.start_soon(self._rescue)
 
+    async def _run_switchboard(self) -> None:
+        with self._switchboard_scope:
+            await self.rig.run_switchboard()
+
     async def _rescue(self) -> None:
         with self._rescue_scope:
             await trio.sleep(_RESCUE_AFTER)
@@ -196,6 +202,7 @@ class _Run:
         async with trio.open_nursery() as self._nursery:
             if self._rescued:
                 self._nursery.start_soon(self._rescue)
+            self._nursery.start_soon(self._run_switchboard)
             self.counting = True
             try:
                 with self._scope:
@@ -205,6 +212,7 @@ class _Run:
             finally:
                 self.counting = False
                 self._rescue_scope.cancel()
+                self._switchboard_scope.cancel()
         self.started = False
         for task in self._ours():
             if task is not trio.lowlevel.current_task():
@@ -223,6 +231,11 @@ class _Run:
             self._do(self._due.popleft()[0])
         if self.checkpoints > _MOST_CHECKPOINTS and not self.torn_down:
             self._tear_down("it spins")
+
+    def moment(self) -> None:
+        """A checkpoint inside of a step that does not wait."""
+        if self.counting:
+            self.checkpoint()
 
     def _do(self, name: str) -> None:
         """Inject now. In the scheduler no exception may come out of here: Trio would only log it."""

@@ -34,6 +34,7 @@ from sseflow.http._chunked import MAX_EXTENSIONS, MAX_TRAILER_FIELDS, MAX_TRAILE
 from sseflow.http._coding import MAX_CODINGS
 from sseflow.http._pool import MAX_INFORMATIONAL
 from sseflow.http._server import BODY_GRACE
+from sseflow.http._tls import transport
 
 from .test_listen import GET, greet, running
 
@@ -131,7 +132,7 @@ async def said_to_request(sent: bytes) -> int | str:
             return error.status
         finally:
             nursery.cancel_scope.cancel()
-            connection.wire.close()
+            transport(connection.wire).close()
             client.close()
     return 200
 

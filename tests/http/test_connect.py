@@ -16,7 +16,7 @@ import trustme
 
 from sseflow import ConfigurationError, UpstreamError, UpstreamLost, UpstreamProtocolError, UpstreamTimeout
 from sseflow.http import ConnectOptions, Origin, Wire, connect
-from sseflow.http._wire import transport
+from sseflow.http._tls import transport
 
 from ..proxy.peers import Peer, Upstream, patience
 

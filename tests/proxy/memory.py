@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import socket
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
@@ -33,9 +34,14 @@ Ending: TypeAlias = Literal["open", "eof", "reset"]
 
 
 class MemoryWire(SocketWire):
-    """The proxy's end of a connection, and by `give`, `leave` and `taken` also the other one."""
+    """The proxy's end of a connection, and by `give`, `leave` and `taken` also the other one.
 
-    def __init__(self, *, room: int | None = None) -> None:
+    Args:
+        room: bytes that the other end takes before it stops reading; None: any number.
+        polled: whether it has a descriptor that says what it has, as the one of a socket would.
+    """
+
+    def __init__(self, *, room: int | None = None, polled: bool = True) -> None:
         self.sent = 0
         self.taken = bytearray()
         """What the proxy has sent."""
@@ -58,24 +64,33 @@ class MemoryWire(SocketWire):
         self._given = bytearray()
         self._left: Ending = "open"
         self._change = trio.Event()
+        self._rest = memoryview(b"")
+        self._poll: socket.socket | None = None
+        self._signal: socket.socket | None = None
+        if polled:
+            self._poll, self._signal = socket.socketpair()
 
     # The other end.
 
     def give(self, data: bytes) -> None:
         """Send something to the proxy."""
-        if self._left != "open":
+        if self._left != "open" or not data:
             return
         self.given += data
+        if self._signal is not None and not self._given and not self.closed:
+            self._signal.send(b"x")
         self._given += data
         self._changed()
 
     def leave(self, how: Ending) -> None:
         """End it: in good order, or by a reset, which destroys what was not read."""
-        if self._left == "open":
+        if self._left == "open" != how:
             self._left = how
             self.left_at = trio.current_time()
             if how == "reset":
                 self._given.clear()
+            if self._signal is not None:
+                self._signal.close()
             self._changed()
 
     def stop_reading(self) -> None:
@@ -116,20 +131,35 @@ class MemoryWire(SocketWire):
         if self.closed:
             raise trio.ClosedResourceError("this connection was closed")
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        while True:
-            await trio.lowlevel.checkpoint()
-            self._check()
-            if self._left == "reset":
-                raise trio.BrokenResourceError("reset by peer")
-            if self._given or self._left == "eof":
-                size = max_bytes or RECV_SIZE
-                data = bytes(self._given[:size])
-                del self._given[:size]
-                return data
-            await self._change.wait()
+    def fileno(self) -> int:
+        return -1 if self._poll is None or self.closed else self._poll.fileno()
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    async def wait_readable(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not (self.closed or self.is_readable()):
+            await self._change.wait()
+        self._check()
+
+    def receive_nowait(self, max_bytes: int = RECV_SIZE) -> bytes | None:
+        self._check()
+        if self._left == "reset":
+            raise trio.BrokenResourceError("reset by peer")
+        if not self._given:
+            return b"" if self._left == "eof" else None
+        data = bytes(self._given[:max_bytes])
+        del self._given[:max_bytes]
+        if not self._given and self._poll is not None:
+            self._poll.recv(1)
+        return data
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> bool:
+        self._check()
+        if self._rest:
+            raise trio.BrokenResourceError("the write before was cut")
+        self._rest = memoryview(data)[self._take(data) :]
+        return not self._rest
+
+    def _take(self, data: bytes | bytearray | memoryview) -> int:
         self._check()
         if self._left == "reset":
             raise trio.BrokenResourceError("reset by peer")
@@ -142,14 +172,15 @@ class MemoryWire(SocketWire):
             self._changed()
         return size
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        view = memoryview(data)
-        await trio.lowlevel.checkpoint()
-        while True:
-            view = view[self.send_nowait(view) :]
-            if not view:
-                return
+    async def flush(self) -> None:
+        while self._rest:
             await self._change.wait()
+            self._rest = self._rest[self._take(self._rest) :]
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self.send_nowait(data):
+            await self.flush()
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -177,7 +208,14 @@ class MemoryWire(SocketWire):
             self.closed_at = trio.current_time()
             if self.ending == "open":
                 self.ending = "eof"
+            self.dispose()
             self._changed()
+
+    def dispose(self) -> None:
+        """Give the descriptors back; for when all is over."""
+        for end in (self._poll, self._signal):
+            if end is not None:
+                end.close()
 
 
 HANGS = 3600
@@ -227,6 +265,7 @@ def run_exchange(
     at: int | None = None,
     then: Sequence[Act] = (),
     handler: Handler | None = None,
+    switchboard: bool = True,
     **settings: Any,
 ) -> Exchange:
     """Run one exchange to its end; ``interfere`` happens before the scheduler's step ``at``.
@@ -267,6 +306,7 @@ def run_exchange(
             make_logger(log, json=True),
             dial=dial,
             handlers={} if handler is None else {b"/v1/chat/completions": handler},
+            switchboard=switchboard,
         )
         steps = _Steps(at, lambda: interfere(app, client_wire, upstreams) if interfere is not None else None)
         hung = True
@@ -285,6 +325,8 @@ def run_exchange(
                     hung = False
             nursery.cancel_scope.cancel()
         trio.lowlevel.remove_instrument(steps)
+        for wire in (client_wire, *upstreams):
+            wire.dispose()
         lines = [json.loads(line) for line in log.getvalue().splitlines()]
         finished.append(Exchange(client_wire, upstreams, lines, hung, steps.count))
 

@@ -38,6 +38,7 @@ DONE = b"data: [DONE]\n\n"
 # Cut inside events. Until its last chunk the first stream holds no content, so its gate is shut nearly all the time.
 SHUT = [b": a\n\n: b", b"\n\n" + TOKEN + DONE]
 OPEN = [TOKEN + TOKEN[:9], TOKEN[9:] + DONE]
+SHORT = [TOKEN[:9], TOKEN[9:] + DONE]
 EMPTY = [b": a\n\n", DONE]
 UNFINISHED = [b": a\n\ndata: 1\n", b"\ndata: 2\nda"]
 TAIL = [b"data: 1\n\nda"]
@@ -47,6 +48,12 @@ STREAMS = {"gate-shut": SHUT, "gate-open": OPEN, "empty": EMPTY}
 
 def standard(rig: Rig) -> Relay:
     return Relay(rig.source, rig.watch(StandardPipeline(OpenAIChat())), rig.sink, head=HEAD, record=rig.record)
+
+
+def lent(rig: Rig) -> Relay:
+    """Relay with a switchboard."""
+    pipeline = rig.watch(StandardPipeline(OpenAIChat()))
+    return Relay(rig.source, pipeline, rig.sink, head=HEAD, record=rig.record, switchboard=rig.switchboard)
 
 
 def holding(rig: Rig) -> Relay:
@@ -121,7 +128,7 @@ def a_relay_into_a_filter(rig: Rig) -> Relay:
 
 
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
-@pytest.mark.parametrize("scenario", [standard, onto_a_stream], ids=["sink", "stream"])
+@pytest.mark.parametrize("scenario", [standard, onto_a_stream, lent], ids=["sink", "stream", "switchboard"])
 def test_a_relay_survives_every_fault_everywhere(scenario: Callable[[Rig], Relay], stream: list[bytes]) -> None:
     """One fault of any kind, at any checkpoint: one ending, one outcome, all closed, nothing hangs or lies."""
     report = inject(scenario, stream, kinds=FAULTS + STALLS + STOPS)
@@ -137,6 +144,13 @@ def test_a_relay_survives_every_pair_of_faults(stream: list[bytes]) -> None:
     assert report.endings.keys() == {"Cancelled", "Closed", "Eof", "Failed"}
 
 
+def test_a_lent_relay_survives_pairs_of_faults() -> None:
+    """... also over the switchboard, before and behind each read and write of its steps."""
+    report = inject(lent, SHORT, kinds=("cancel", "close", "write error"), pairs=True)
+    assert report.runs > 2000
+    assert report.endings.keys() == {"Cancelled", "Closed", "Eof"}
+
+
 def test_a_relay_onto_a_stream_survives_every_pair_of_faults() -> None:
     """... also where the sink is a stream, which has no other way to say that it was cut off than a reset."""
     assert inject(onto_a_stream, OPEN, pairs=True).runs > 2000
@@ -150,22 +164,34 @@ def test_a_relay_survives_every_pair_of_stops() -> None:
 
 def woken(rig: Rig) -> Scenario:
     """A relay that can be woken, as when a gate's time is up."""
-    relay = standard(rig)
+    return _wakeable(standard(rig))
+
+
+def woken_while_lent(rig: Rig) -> Scenario:
+    return _wakeable(lent(rig))
+
+
+def _wakeable(relay: Relay) -> Scenario:
     return Scenario(run=relay.run, close=lambda: relay.stop(Closed()), faults={"wake": relay.wake})
 
 
-@pytest.mark.parametrize("stream", [SHUT, OPEN], ids=["gate-shut", "gate-open"])
-def test_waking_a_relay_changes_nothing(stream: list[bytes]) -> None:
+@pytest.mark.parametrize(
+    ("scenario", "stream"),
+    [(woken, SHUT), (woken, OPEN), (woken_while_lent, SHORT)],
+    ids=["gate-shut", "gate-open", "switchboard"],
+)
+def test_waking_a_relay_changes_nothing(scenario: Callable[[Rig], Scenario], stream: list[bytes]) -> None:
     """Woken at any checkpoint, and at any two, it goes on to the same end; with other faults it survives as without."""
-    report = inject(woken, stream, kinds=("wake",), pairs=True)
+    report = inject(scenario, stream, kinds=("wake",), pairs=True)
     assert len(report.endings) == 1
-    inject(woken, stream, kinds=("wake", "cancel", "close", "write error"), pairs=True)
+    inject(scenario, stream, kinds=("wake", "cancel", "close", "write error"), pairs=True)
 
 
+@pytest.mark.parametrize("scenario", [standard, lent], ids=["pumping", "switchboard"])
 @pytest.mark.parametrize("ending", [Failed(ConnectionResetError("reset")), None], ids=["fails", "stays-open"])
-def test_a_relay_survives_whatever_its_upstream_does(ending: Failed | None) -> None:
+def test_a_relay_survives_whatever_its_upstream_does(scenario: Callable[[Rig], Relay], ending: Failed | None) -> None:
     """An upstream that fails by itself, and one that never ends until it is closed."""
-    report = inject(standard, OPEN, ending=ending, kinds=FAULTS + STALLS + STOPS)
+    report = inject(scenario, OPEN, ending=ending, kinds=FAULTS + STALLS + STOPS)
     assert "Cancelled" in report.endings
 
 
