@@ -30,13 +30,13 @@ VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 _AUTHORITY = rb"(?:[0-9a-z_][0-9a-z._-]*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
 
 #: A target has no fragment, so no ``#`` (RFC 9112, section 3.2), and no backslash, which some read as a slash.
-_TARGET = rb"[\x21\x22\x24-\x5b\x5d-\x7e]++"
+TARGET = rb"[\x21\x22\x24-\x5b\x5d-\x7e]++"
 
-_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") (" + _TARGET + rb") HTTP/([0-9])\.([0-9])\r\n")
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") (" + TARGET + rb") HTTP/([0-9])\.([0-9])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/([0-9])\.([0-9]) ([0-9]{3})(?: " + VALUE + rb")?\r\n")
-_FIELDS = re.compile(rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*\r\n")
+FIELDS = re.compile(rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*\r\n")
 LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
-_HOST = re.compile(_AUTHORITY)
+HOST = re.compile(_AUTHORITY)
 _ABSOLUTE = re.compile(rb"https?://(" + _AUTHORITY + rb")([/?].*)?", re.IGNORECASE)
 _LENGTH_LINES = re.compile(rb"\r\ncontent-length:[^\r]*", re.IGNORECASE)
 _UNDERSCORED = re.compile(rb"\n([-!#$%&'*+.^`|~0-9a-z]*+_[^:\r]*+):")
@@ -53,7 +53,7 @@ _END_TO_END = re.compile(
 _HOP_BY_HOP = re.compile(rb"keep-alive|set-cookie|transfer-encoding|www-authenticate|proxy-.*")
 
 #: What nearly every Connection field says; asked first, since it is cheap.
-_USUAL_OPTIONS = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
+USUAL_OPTIONS = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
 
 _NOT_ALLOWED = (b"CONNECT", b"TRACE")
 _SLASH = ord("/")
@@ -151,7 +151,7 @@ def check_request_head(head: bytes, limits: HeadLimits) -> None:
         raise RequestError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if (what := _excess(head, limits)) is not None:
         raise RequestError(431, f"the request has {what}")
-    if _FIELDS.fullmatch(head, line.end()) is None:
+    if FIELDS.fullmatch(head, line.end()) is None:
         raise RequestError(400, _fault(head, "request", "has a field that is not `name: value`"))
     if method in _NOT_ALLOWED:
         raise RequestError(405, "the methods CONNECT and TRACE are not allowed")
@@ -165,7 +165,7 @@ def check_request_head(head: bytes, limits: HeadLimits) -> None:
         raise RequestError(400, f"the request has {what}")
     _check_host(ruled.get(b"host"), minor)
     for value in ruled.get(b"connection", ()):
-        if value not in _USUAL_OPTIONS:
+        if value not in USUAL_OPTIONS:
             _check_nominations(value)
     if b"_" in fields and any(map(has_twin, _UNDERSCORED.findall(fields))):
         raise RequestError(400, f"the request has {_TWIN}")
@@ -197,7 +197,7 @@ def check_response_head(head: bytes, limits: HeadLimits) -> bytes:
         raise _malformed("the response has a status that is not from 100 to 599")
     if (what := _excess(head, limits)) is not None:
         raise _oversized(f"the response has {what}")
-    if _FIELDS.fullmatch(head, line.end()) is None:
+    if FIELDS.fullmatch(head, line.end()) is None:
         raise _malformed(_fault(head, "response", "has a field that is not `name: value`"))
     fields = head.lower()
     ruled = _ruled(fields)
@@ -273,7 +273,7 @@ def _check_host(hosts: list[bytes] | None, minor: bytes) -> None:
             raise RequestError(400, "the request has no Host")
     elif len(hosts) > 1:
         raise RequestError(400, "the request has more than one Host")
-    elif _HOST.fullmatch(hosts[0]) is None:
+    elif HOST.fullmatch(hosts[0]) is None:
         raise RequestError(400, "the request has a Host that is not a name or an address with an optional port")
 
 

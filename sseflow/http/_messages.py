@@ -73,12 +73,12 @@ def fields(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return tuple((bytes(name), bytes(value)) for name, value in headers)
 
 
+_PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
+
+
 def reason_phrase(status: int) -> bytes:
     """The standard's phrase for ``status``. Never one from outside: h11 writes a reason as it is given."""
-    try:
-        return http.HTTPStatus(status).phrase.encode()
-    except ValueError:
-        return b""
+    return _PHRASES.get(status, b"")
 
 
 def write_head(connection: h11.Connection, event: h11.Event) -> bytes:

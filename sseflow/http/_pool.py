@@ -16,6 +16,7 @@ from ._codec import BodyError, BodyReader, NoBodyReader, reader_for, response_fr
 from ._connect import ConnectOptions, Origin, connect
 from ._guard import HeadLimits, check_response_head, find_head_end
 from ._messages import Headers, Request, Response, fields, write_head
+from ._plain import read_response, write_request
 from ._tls import Wire, is_silent, transport
 
 MAX_INFORMATIONAL = 8
@@ -123,7 +124,8 @@ class Call:
         self._pool = pool
         self._wire = wire
         self._sent_before = transport(wire).sent
-        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=pool.options.head.max_head)
+        self._request: Request | None = None
+        self._protocol: h11.Connection | None = None
         self._method = b""
         self._request_keeps_alive = False
         self._request_done = False
@@ -164,9 +166,17 @@ class Call:
             UpstreamTimeout: the upstream did not read for `PoolOptions.write_timeout`.
         """
         self._method = request.method
+        self._request = request
         self._request_keeps_alive = request.keeps_alive
+        head = write_request(request) or self._written_by_h11(request)
+        await self.send_body(head + data, last=last)
+
+    def _written_by_h11(self, request: Request) -> bytes:
+        """A head that is not plain; or any, for what h11 has to read then."""
+        limit = self._pool.options.head.max_head
+        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=limit)
         event = h11.Request(method=request.method, target=request.target, headers=list(request.headers))
-        await self.send_body(write_head(self._protocol, event) + data, last=last)
+        return write_head(self._protocol, event)
 
     async def send_body(self, data: bytes, *, last: bool) -> None:
         """Send more bytes, already framed, of the request's body. Raises as `send_request` does."""
@@ -190,17 +200,18 @@ class Call:
             UpstreamProtocolError: it is none.
         """
         for left in range(MAX_INFORMATIONAL, -1, -1):
-            event = await self._receive_event()
-            headers = fields(event.headers)
-            if isinstance(event, h11.Response):
-                return self._begin_body(event, headers)
-            if event.status_code == 101:
+            response = await self._receive_response()
+            head = response.head
+            if head.status >= 200:
+                self._begin_body(response)
+                return head
+            if head.status == 101:
                 raise _malformed("the upstream switched protocols, which nobody had asked for")
             if left:
-                await on_informational(event.status_code, headers)
+                await on_informational(head.status, head.headers)
         raise _malformed(f"the upstream sent more than {MAX_INFORMATIONAL} responses of the class 1xx")
 
-    async def _receive_event(self) -> h11.InformationalResponse | h11.Response:
+    async def _receive_response(self) -> Response:
         limits = self._pool.options.head
         searched = 0
         while (end := find_head_end(self._received, searched)) < 0 and len(self._received) <= limits.max_head:
@@ -215,8 +226,15 @@ class Call:
             self._received += data
         raw = bytes(self._received[:end] if end >= 0 else self._received)
         del self._received[: len(raw)]
-        head = check_response_head(raw, limits)
+        return read_response(raw, limits) or self._received_by_h11(raw)
+
+    def _received_by_h11(self, raw: bytes) -> Response:
+        head = check_response_head(raw, self._pool.options.head)
         self._double_framing = head is not raw
+        if self._protocol is None:
+            assert self._request is not None
+            self._written_by_h11(self._request)
+            assert self._protocol is not None
         try:
             self._protocol.receive_data(head)
             event = self._protocol.next_event()
@@ -224,18 +242,18 @@ class Call:
             raise _malformed(f"the upstream's answer is malformed: {error}") from error
         if not isinstance(event, (h11.InformationalResponse, h11.Response)):
             raise _malformed("the upstream's answer is malformed")
-        return event
+        return Response(Head(event.status_code, fields(event.headers)), event.http_version)
 
-    def _begin_body(self, event: h11.Response, headers: Headers) -> Head:
+    def _begin_body(self, response: Response) -> None:
+        head = response.head
         try:
-            framing = response_framing(self._method, event.status_code, headers, event.http_version)
+            framing = response_framing(self._method, head.status, head.headers, response.http_version)
         except BodyError as error:
             raise _malformed(str(error)) from error
-        del self._protocol  # nothing more is read by it, and a stream may be open for long
+        self._request = self._protocol = None  # of no more use, and a stream may be open for long
         self._reader = reader_for(framing)
-        self.http_version = event.http_version
-        self._response = Response(Head(event.status_code, headers), event.http_version)
-        return self._response.head
+        self.http_version = response.http_version
+        self._response = response
 
     async def receive_some(self) -> bytes:
         """Receive some bytes of the body; ``b""`` is its complete end.

@@ -39,6 +39,7 @@ from ._codec import (
 from ._coding import Encoder
 from ._guard import HeadLimits, check_request_head, find_head_end, strip_leading_crlf
 from ._messages import Headers, Request, fields, reason_phrase, write_head
+from ._plain import read_request, write_response
 from ._tls import Wire, transport
 from ._wire import SocketWire
 
@@ -182,20 +183,15 @@ class ServerConnection:
             raise RequestError(408, "the head of the request did not come in time")
         if head is None:
             return None
-        check_request_head(head, self.limits.head)
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head.max_head)
-        try:
-            connection.receive_data(head)
-            event = connection.next_event()
-        except h11.RemoteProtocolError as error:
-            raise RequestError(400, f"the request is malformed: {error}") from error
-        if not isinstance(event, h11.Request):
-            raise RequestError(400, "the request is malformed")
-        request = Request(event.method, event.target, fields(event.headers), event.http_version)
+        request = read_request(head, self.limits.head)
+        if request is None:
+            check_request_head(head, self.limits.head)
+            event = _received_by_h11(head)[1]
+            request = Request(event.method, event.target, fields(event.headers), event.http_version)
         self._served += 1
         data = bytes(self._buffer)
         self._buffer.clear()
-        return Incoming(self, connection, request, data)
+        return Incoming(self, request, head, data)
 
     async def _wait_for_request(self) -> bool:
         """Wait for a first byte, unless it is there. False: the client, or its time, has gone."""
@@ -333,10 +329,11 @@ class Incoming:
     closes.
     """
 
-    def __init__(self, connection: ServerConnection, protocol: h11.Connection, request: Request, data: bytes) -> None:
+    def __init__(self, connection: ServerConnection, request: Request, head: bytes, data: bytes) -> None:
         self.connection = connection
         self.request = request
-        self._protocol = protocol
+        self._head = head  # as it came; until the answer's is written
+        self._protocol: h11.Connection | None = None
         self._limits = connection.limits
         try:
             self._request_framing = request_framing(request.headers)
@@ -447,7 +444,7 @@ class Incoming:
         """Send a response of the class 1xx; to a client of HTTP/1.0 nothing (RFC 9110, section 15.2)."""
         if self.request.http_version == b"1.1":
             event = h11.InformationalResponse(status_code=status, headers=list(headers), reason=reason_phrase(status))
-            await self.connection.send(write_head(self._protocol, event))
+            await self.connection.send(self._written_by_h11(event))
 
     async def send_head(self, head: Head, data: bytes = b"") -> None:
         """Send the head, and the first bytes of the body.
@@ -455,6 +452,8 @@ class Incoming:
         Raises:
             h11.LocalProtocolError: it is no valid head; nothing was sent.
         """
+        if self.status:
+            raise RuntimeError("a request has one answer, and it has begun")
         headers = list(head.without(b"connection", b"transfer-encoding").headers)
         if head.get(b"date") is None:
             headers.append(_date())
@@ -466,15 +465,23 @@ class Incoming:
             self.connection.close_after_answer()
         lowered = [(name.lower(), value) for name, value in headers]
         framing = response_framing(self.request.method, head.status, lowered, b"1.1")
-        event = h11.Response(status_code=head.status, headers=headers, reason=reason_phrase(head.status))
-        out = write_head(self._protocol, event)
-        del self._protocol  # nothing more is written by it, and a stream may be open for long
+        out = write_response(head.status, headers) if chunks else None
+        if out is None:
+            event = h11.Response(status_code=head.status, headers=headers, reason=reason_phrase(head.status))
+            out = self._written_by_h11(event)
+        self._head, self._protocol = b"", None  # of no more use, and a stream may be open for long
         self._framing = framing
         if isinstance(framing, Counted):
             self._counted = CountedWriter(framing.length)
         self.status = head.status
         self.last = data
         await self.connection.send(out + self._frame(data) if data else out)
+
+    def _written_by_h11(self, event: h11.Event) -> bytes:
+        """A head that is not plain, or not the last."""
+        if self._protocol is None:
+            self._protocol = _received_by_h11(self._head)[0]
+        return write_head(self._protocol, event)
 
     async def send_all(self, data: bytes) -> None:
         """Send bytes of the body."""
@@ -565,6 +572,23 @@ class Incoming:
         """The exchange is over: let the connection go on with the next request, or close."""
         if not (self._reader.done and self._finished):
             self.connection.closing = True
+
+
+def _received_by_h11(head: bytes) -> tuple[h11.Connection, h11.Request]:
+    """h11 when it has read the head of a request, and that request.
+
+    Raises:
+        RequestError: it is malformed.
+    """
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head))
+    try:
+        connection.receive_data(head)
+        event = connection.next_event()
+    except h11.RemoteProtocolError as error:
+        raise RequestError(400, f"the request is malformed: {error}") from error
+    if not isinstance(event, h11.Request):
+        raise RequestError(400, "the request is malformed")
+    return connection, event
 
 
 def _date() -> tuple[bytes, bytes]:

@@ -3,6 +3,8 @@
 The invariants, for any bytes and any cuts:
 
 - a head that the guard lets pass is one that h11 reads, with nothing left over;
+- a head that is read without h11 is one that the guard lets pass and h11 reads as the same; one that is written without
+  it h11 writes in the same bytes;
 - a body that the codec reads h11 reads, with the same payload and the same end;
 - what only we refuse breaks a named ruling, and every ruling is one that h11 does not have;
 - what our writers write h11 reads back.
@@ -21,6 +23,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sseflow._errors import RequestError, UpstreamProtocolError
+from sseflow._items import Head
 from sseflow.http._chunked import BodyError, ChunkedReader
 from sseflow.http._codec import (
     LAST_CHUNK,
@@ -39,6 +42,8 @@ from sseflow.http._codec import (
     response_framing,
 )
 from sseflow.http._guard import HeadLimits, check_request_head, check_response_head, find_head_end
+from sseflow.http._messages import Request, Response, fields, reason_phrase
+from sseflow.http._plain import read_request, read_response, write_request, write_response
 from sseflow.http._rulings import STRICTER, Ruling
 
 LIMITS = HeadLimits()
@@ -87,12 +92,25 @@ def hold_head_against_h11(subject: str, data: bytes) -> None:
         assert head_by_h11(subject, data) is None, "h11 sees a head where we wait for more"
         return
     handed = passes(subject, data[:end])
+    plain = read_request(data[:end]) if subject == "request" else read_response(data[:end])
     if handed is not None:
         read = head_by_h11(subject, handed)
         assert read is not None, "laxer than h11"
         assert framing_by_us(read) == framing_by_h11(read), "framed differently"
-    elif head_by_h11(subject, data) is not None:
-        assert rows(subject, data), "stricter than h11, and no ruling says why"
+        if plain is not None:
+            assert handed == data[:end], "plain, and not as it came"
+            assert plain == as_value(read), "read differently"
+    else:
+        assert plain is None, "laxer than the guard"
+        if head_by_h11(subject, data) is not None:
+            assert rows(subject, data), "stricter than h11, and no ruling says why"
+
+
+def as_value(read: Heads) -> Request | Response:
+    """What h11 has read, as the server's and the client's leg hand it on."""
+    if isinstance(read, h11.Request):
+        return Request(read.method, read.target, fields(read.headers), read.http_version)
+    return Response(Head(read.status_code, fields(read.headers)), read.http_version)
 
 
 def framing_by_us(read: Heads) -> Framing:
@@ -200,6 +218,86 @@ def test_a_response_is_never_judged_laxer(data: bytes) -> None:
 def test_random_bytes_are_never_judged_laxer(subject: str, data: bytes) -> None:
     """For bytes that are hardly ever a head: the same, and no error but those that are documented."""
     hold_head_against_h11(subject, data)
+
+
+written_names = st.sampled_from(
+    [b"Content-Type", b"content-length", b"Content-Length", b"Transfer-Encoding", b"Connection", b"Via", b"a"] * 4
+    + [b"Host", b"X_Api_Key", b"session_id", b"A ", b"a:b", b"", b"A\r\nB", b"\xe4"]
+)
+written_values = st.one_of(
+    st.sampled_from([b"5", b"chunked", b"close", b"a", b"text/event-stream", b"a  b", b"\xff"] * 3),
+    st.sampled_from([b"", b" a", b"a ", b"a\tb", b"a\r\nb: c", b"a\nb", b"a\x00", b"\x07", b"05", b"5, 5", b"Chunked"]),
+)
+written_fields = st.lists(st.tuples(written_names, written_values), max_size=6)
+
+
+def sent_by_h11(connection: h11.Connection, event: h11.Event) -> bytes | None:
+    try:
+        return connection.send(event)
+    except h11.LocalProtocolError:
+        return None
+
+
+@settings(max_examples=1500)
+@given(
+    st.sampled_from([b"GET"] * 6 + [b"HEAD", b"CONNECT", b"G T", b"a\r\n", b""]),
+    st.sampled_from([b"/", b"/a?b=c"] * 4 + [b"*", b"/a b", b"/ HTTP/1.1\r\nA: b", b"http://a/", b"", b"/\xff"]),
+    st.booleans(),
+    written_fields,
+)
+def test_a_request_is_written_as_by_h11(
+    method: bytes, target: bytes, with_host: bool, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """What is written without h11 is, to the byte, what h11 writes; it refuses none of it."""
+    headers = [(b"Host", b"a:80"), *headers] if with_host else headers
+    written = write_request(Request(method, target, tuple(headers)))
+    if written is not None:
+        event = h11.Request(method=method, target=target, headers=headers)
+        assert written == sent_by_h11(h11.Connection(h11.CLIENT), event)
+
+
+@settings(max_examples=1500)
+@given(
+    st.sampled_from([b"GET", b"HEAD"]),
+    st.sampled_from([200] * 6 + [201, 204, 304, 404, 599, 600, 99, 103]),
+    written_fields,
+    st.sampled_from([(b"Content-Length", b"5"), (b"Transfer-Encoding", b"chunked")]),
+    st.booleans(),
+)
+def test_a_response_is_written_as_by_h11(
+    method: bytes, status: int, headers: list[tuple[bytes, bytes]], framing: tuple[bytes, bytes], closes: bool
+) -> None:
+    """The same for what answers a request, in the order in which the server's leg gives the fields."""
+    headers = [*headers, framing, *([(b"Connection", b"close")] if closes else [])]
+    written = write_response(status, headers)
+    if written is not None:
+        connection = h11.Connection(h11.SERVER)
+        connection.receive_data(b"%b / HTTP/1.1\r\nHost: a\r\n%b\r\n" % (method, b"Connection: close\r\n" * closes))
+        connection.next_event()
+        response = h11.Response(status_code=status, headers=headers, reason=reason_phrase(status))
+        assert written == sent_by_h11(connection, response)
+
+
+def test_usual_heads_are_plain() -> None:
+    """What clients, models' servers and the proxy itself send is read and written without h11."""
+    request = (
+        b"POST /v1/chat/completions?a=b HTTP/1.1\r\nHost: api.example.com:8443\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer sk-a_b\r\nsession_id: 5\r\nAccept:*/*\r\nConnection: keep-alive\r\n"
+        b"User-Agent: OpenAI/Python 1.0 (a; b)\r\nContent-Length: 120\r\n\r\n"
+    )
+    read = read_request(request)
+    assert read is not None
+    assert read.get(b"authorization") == b"Bearer sk-a_b"
+    assert read.get(b"accept") == b"*/*"
+    assert read_request(write_request(read) or b"") == read
+    response = (
+        b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 09:00:16 GMT\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+        b"Transfer-Encoding: chunked\r\nset-cookie: a=b; path=/\r\nset-cookie: c=d; path=/\r\nserver: x\r\n\r\n"
+    )
+    answer = read_response(response)
+    assert answer is not None
+    assert len(answer.head.headers) == 6
+    assert read_response(write_response(200, answer.head.headers) or b"") == answer
 
 
 def pieces_of(data: bytes, places: list[int]) -> list[bytes]:
