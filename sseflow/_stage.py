@@ -15,8 +15,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterable, Sized
 from typing import Generic, NoReturn, TypeAlias, TypeVar
+
+import attrs
 
 from ._items import Cancelled, Closed, End, Eof, Failed, Head
 
@@ -134,28 +136,76 @@ def _add(first: B | None, second: B | None) -> B | None:
     return first + second  # type: ignore[operator, no-any-return]  # bytes and lists can be added; Sized does not say so
 
 
+_FUNCTIONS = frozenset({"head", "_ask", "feed", "_feed_open", "end"})
+
+
 def _overrides(stage: Stage[B], name: str) -> bool:
     return getattr(type(stage), name) is not getattr(Stage, name) or name in getattr(stage, "__dict__", ())
+
+
+@attrs.frozen
+class _Plan:
+    """Which stages of a chain are to be called; the places of those that override a function."""
+
+    asked: tuple[int, ...]
+    fed: tuple[int, ...]
+    depths: tuple[int, ...]
+    ended: frozenset[int]
+
+
+def _plan(stages: Iterable[Stage[B]]) -> _Plan:
+    fed = [at for at, stage in enumerate(stages) if _overrides(stage, "feed") or _overrides(stage, "_feed_open")]
+    return _Plan(
+        asked=tuple(at for at, stage in enumerate(stages) if _overrides(stage, "head") or _overrides(stage, "_ask")),
+        fed=tuple(fed),
+        depths=tuple(at + 1 for at in fed),
+        ended=frozenset(at for at, stage in enumerate(stages) if _overrides(stage, "end")),
+    )
+
+
+#: The plans for stages of some classes that override nothing for themselves, as streams of one kind have the same.
+_plans: dict[tuple[type, ...], _Plan] = {}
+_MAX_PLANS = 256
+
+
+def _plan_for(stages: tuple[Stage[B], ...]) -> _Plan:
+    for stage in stages:
+        if not _FUNCTIONS.isdisjoint(getattr(stage, "__dict__", ())):
+            return _plan(stages)
+    kinds = tuple(map(type, stages))
+    plan = _plans.get(kinds)
+    if plan is None:
+        plan = _plan(stages)
+        if len(_plans) < _MAX_PLANS:
+            _plans[kinds] = plan
+    return plan
+
+
+def _flatten(stages: Iterable[Stage[B]]) -> tuple[Stage[B], ...]:
+    """Stages, with those of each chain in its place."""
+    flat: list[Stage[B]] = []
+    for stage in stages:
+        flat += stage.stages if type(stage) is Chain else (stage,)
+    if len(set(map(id, flat))) != len(flat):
+        raise ValueError("a stage stands in the chain twice; each place needs one of its own")
+    return tuple(flat)
 
 
 class Chain(Stage[B]):
     """One stage made of many, in order.
 
-    A stage that does not override ``feed`` costs nothing per batch.
+    A stage costs nothing where it overrides nothing: per batch, per head, at the ending.
     """
 
     def __init__(self, *stages: Stage[B]) -> None:
-        flat: list[Stage[B]] = []
-        for stage in stages:
-            flat += stage.stages if type(stage) is Chain else (stage,)
-        if len({id(stage) for stage in flat}) != len(flat):
-            raise ValueError("a stage stands in the chain twice; each place needs one of its own")
-        self.stages: tuple[Stage[B], ...] = tuple(flat)
-        self.needs_whole_lines = any(stage.needs_whole_lines for stage in flat)
-        fed = [at for at, stage in enumerate(flat) if _overrides(stage, "feed") or _overrides(stage, "_feed_open")]
-        self._fed = tuple(flat[at] for at in fed)
-        self._depths = tuple(at + 1 for at in fed)
-        self._feeds = tuple(stage.feed for stage in self._fed)
+        self.stages = _flatten(stages)
+        self.needs_whole_lines = any([stage.needs_whole_lines for stage in self.stages])
+        plan = _plan_for(self.stages)
+        self._asked = [self.stages[at] for at in plan.asked]
+        self._fed = [self.stages[at] for at in plan.fed]
+        self._feeds = tuple([stage.feed for stage in self._fed])
+        self._depths = plan.depths
+        self._ended = plan.ended
         self._rests: tuple[Stage[B], ...] = ()
         self._broken: frozenset[int] = frozenset()  # the identities of stages that raised
 
@@ -167,7 +217,7 @@ class Chain(Stage[B]):
         # Every stage is asked, also behind one that says "not yet": a later one may have to know what kind of body
         # it is fed in the meantime, and at a clean ending the head leaves all the same.
         ready = True
-        for stage in self.stages:
+        for stage in self._asked:
             head, agrees = stage._ask(head)
             ready = ready and agrees
         return head, ready
@@ -209,17 +259,19 @@ class Chain(Stage[B]):
 
     def end(self, end: End, /) -> tuple[B | None, End]:
         batch: B | None = None
-        for stage in self.stages:
-            if id(stage) in self._broken:
+        for at, stage in enumerate(self.stages):
+            if self._broken and id(stage) in self._broken:
                 batch = None
-            else:
+            elif batch:
                 batch, end = _feed_last(stage, batch, end)
+            if at not in self._ended:
+                continue
             last, end = _end_stage(stage, end)
             try:
                 batch = _add(batch, last)
             except Exception as error:
                 end = Failed(error)
-        return batch, end
+        return batch or None, end
 
     def _feed_open(self, batch: B) -> B:
         return self.feed_open(batch)[0]
@@ -288,7 +340,7 @@ class Observe(Stage[B]):
     ) -> None:
         if limit < 2:
             raise ValueError(f"limit={limit}: an observer needs at least 2 bytes")
-        self._chain = Chain(*(stage._observer(limit) for stage in Chain(*stages).stages))
+        self._chain = Chain(*[stage._observer(limit) for stage in _flatten(stages)])
         self._on_error = on_error
         self._looking = True
 

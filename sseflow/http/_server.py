@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import enum
+import functools
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -592,4 +594,9 @@ def _received_by_h11(head: bytes) -> tuple[h11.Connection, h11.Request]:
 
 
 def _date() -> tuple[bytes, bytes]:
-    return b"Date", email.utils.formatdate(usegmt=True).encode()
+    return b"Date", _date_of(int(time.time()))
+
+
+@functools.lru_cache(1)
+def _date_of(second: int) -> bytes:
+    return email.utils.formatdate(second, usegmt=True).encode()

@@ -29,7 +29,7 @@ from ..http import Call, Counted, Headers, Incoming, NoBody, Request, WriteTimeo
 from ._answer import Answer, CallOutcome, State
 from ._headers import end_to_end, request_id, target_of, upstream_request
 from ._log import plain
-from ._stream_flag import StreamFlag
+from ._stream_flag import StreamFlag, asks_for_stream
 from ._verdict import Drained, Facts, Interrupted, Verdict, decide, ended_by
 from ._words import reason_of
 
@@ -327,10 +327,7 @@ class Exchange:
         """Whether the client wants an event stream, as far as it has said."""
         if self.request.method not in (b"POST", b"GET"):
             return False
-        if self.body and self._stream_flag is None:
-            self._stream_flag = StreamFlag()
-            self._stream_flag.feed(self.body)
-        if self._stream_flag is not None and self._stream_flag.asked:
+        if self._stream_flag.asked if self._stream_flag is not None else asks_for_stream(self.body or b""):
             return True
         accepts = [value for name, value in self.request.headers if name == b"accept"]
         return [accept.strip().lower() for accept in accepts] == [b"text/event-stream"]

@@ -117,6 +117,8 @@ class Settings:
         """Whether ``peer``, an IP address or ``unix``, is among the trusted."""
         if peer == "unix":
             return self.trust_unix
+        if not self.trusted:
+            return False
         try:
             address = ipaddress.ip_address(peer)
         except ValueError:

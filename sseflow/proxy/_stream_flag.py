@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 _REST_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _OUTSIDE = re.compile(rb'[^"{}\[\],:]*+')
 _LONGEST = 16
 """Bytes of a key or a value that are looked at; neither ``stream`` nor ``true`` is longer."""
+
+
+def asks_for_stream(body: bytes) -> bool:
+    """Whether a whole body is a JSON object with ``"stream": true``."""
+    if b"stream" not in body:
+        return False
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return False  # it is the upstream's to refuse
+    return isinstance(value, dict) and value.get("stream") is True
 
 
 class StreamFlag:
