@@ -95,12 +95,13 @@ def write_request(request: Request, /) -> bytes | None:
 
 
 def write_response(status: int, headers: Sequence[tuple[bytes, bytes]], /) -> bytes | None:
-    """The head of a response, if it is a plain one and says how its body is framed."""
+    """The head of a response, if it is a plain one that says how its body is framed, and has no Host."""
     head = b"HTTP/1.1 %d %b\r\n%b" % (status, reason_phrase(status), _write_fields(headers))
     read = read_response(head)
     if read is None or not _are_same(read.head.headers, headers):
         return None
-    return head if any(name in _FRAMING for name, _ in read.head.headers) else None
+    names = {name for name, _ in read.head.headers}
+    return head if not _FRAMING.isdisjoint(names) and b"host" not in names else None
 
 
 def _write_fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -138,6 +138,11 @@ class Call:
         self._closed = False
 
     @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closed
+
+    @property
     def head(self) -> Head:
         """The head of the answer; `receive_head` must have returned."""
         assert self._response is not None
@@ -182,8 +187,10 @@ class Call:
         """Send more bytes, already framed, of the request's body. Raises as `send_request` does."""
         timeout = self._pool.options.write_timeout
         try:
-            with trio.fail_after(timeout):
-                await self._wire.send_all(data)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if data and not self._wire.send_nowait(data):
+                with trio.fail_after(timeout):
+                    await self._wire.flush()
         except trio.TooSlowError:
             raise UpstreamTimeout(
                 f"{self.origin} did not read the request for {timeout:g} s", reason="connection_write_timeout"

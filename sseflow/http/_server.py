@@ -15,7 +15,6 @@ import email.utils
 import enum
 import functools
 import time
-from collections.abc import Iterator
 from typing import Protocol
 
 import attrs
@@ -142,6 +141,7 @@ class ServerConnection:
 
         self._begun = isinstance(wire, SocketWire)
         self._buffer = bytearray()
+        self._searched = 0  # how much of it is known to hold no end of a head
         self._served = 0
         self._close_as = _Closing.PLAIN
 
@@ -150,8 +150,7 @@ class ServerConnection:
         if isinstance(self.wire, SocketWire):
             return True
         self._begun = True
-        timeout = trio.move_on_after(self.limits.head_timeout)
-        with self._waiting(), timeout, contextlib.suppress(trio.BrokenResourceError):
+        with trio.move_on_after(self.limits.head_timeout) as self.idle, contextlib.suppress(trio.BrokenResourceError):
             await self.wire.do_handshake()
             return True
         return False
@@ -162,29 +161,43 @@ class ServerConnection:
         Raises:
             RequestError: what came is no request that can be served. The connection must be closed.
         """
-        if not self.closing:
-            with self._waiting():
-                return await self._receive_request()
+        if self.closing:
+            return None
+        begun = bool(self._buffer)
+        timeout = self.limits.keepalive_timeout if self._served and not begun else self.limits.head_timeout
+        with trio.move_on_after(timeout) as self.idle:
+            try:
+                while (head := self._take_head()) is None:
+                    if self._buffer and not begun:
+                        begun = True
+                        self.idle.deadline = trio.current_time() + self.limits.head_timeout
+                    data = await self._receive()
+                    if not data:
+                        return None
+                    self._buffer += data
+            finally:
+                idle, self.idle = self.idle, None
+            return self._read_request(head)
+        if begun and trio.current_time() >= idle.deadline:
+            raise RequestError(408, "the head of the request did not come in time")
         return None
 
-    @contextlib.contextmanager
-    def _waiting(self) -> Iterator[None]:
-        with trio.CancelScope() as self.idle:
-            try:
-                yield
-            finally:
-                self.idle = None
+    def _take_head(self) -> bytes | None:
+        """The head that has come, or as much as is too much for one; None if more must come."""
+        stripped = strip_leading_crlf(self._buffer)
+        if stripped is not self._buffer:
+            self._buffer = stripped
+            self._searched = 0
+        end = find_head_end(self._buffer, self._searched)
+        if end < 0 and len(self._buffer) <= self.limits.head.max_head:
+            self._searched = len(self._buffer)
+            return None
+        head = bytes(self._buffer[:end] if end >= 0 else self._buffer)
+        del self._buffer[: len(head)]
+        self._searched = 0
+        return head
 
-    async def _receive_request(self) -> Incoming | None:
-        if not await self._wait_for_request():
-            return None
-        head = None
-        with trio.move_on_after(self.limits.head_timeout) as scope:
-            head = await self._receive_head()
-        if scope.cancelled_caught:
-            raise RequestError(408, "the head of the request did not come in time")
-        if head is None:
-            return None
+    def _read_request(self, head: bytes) -> Incoming:
         request = read_request(head, self.limits.head)
         if request is None:
             check_request_head(head, self.limits.head)
@@ -194,36 +207,6 @@ class ServerConnection:
         data = bytes(self._buffer)
         self._buffer.clear()
         return Incoming(self, request, head, data)
-
-    async def _wait_for_request(self) -> bool:
-        """Wait for a first byte, unless it is there. False: the client, or its time, has gone."""
-        timeout = self.limits.keepalive_timeout if self._served else self.limits.head_timeout
-        with trio.move_on_after(timeout):
-            while not self._buffer:
-                data = await self._receive()
-                if not data:
-                    break
-                self._buffer += data
-        return bool(self._buffer)
-
-    async def _receive_head(self) -> bytes | None:
-        searched = 0
-        while True:
-            stripped = strip_leading_crlf(self._buffer)
-            if stripped is not self._buffer:
-                self._buffer = stripped
-                searched = 0
-            end = find_head_end(self._buffer, searched)
-            if end >= 0 or len(self._buffer) > self.limits.head.max_head:
-                end = end if end >= 0 else len(self._buffer)
-                head = bytes(self._buffer[:end])
-                del self._buffer[:end]
-                return head
-            searched = len(self._buffer)
-            data = await self._receive()
-            if not data:
-                return None
-            self._buffer += data
 
     async def _receive(self) -> bytes:
         try:

@@ -204,9 +204,10 @@ class Exchange:
             if self._stop_watching is not None:
                 self._stop_watching()
             self._answer.abort()
-            with trio.CancelScope(shield=True):
-                for call in self._calls:
-                    await call.aclose()
+            if not all(call.closed for call in self._calls):
+                with trio.CancelScope(shield=True):
+                    for call in self._calls:
+                        await call.aclose()
             self._conclude(error)
 
     async def _end(self, error: Exception | None) -> Exception | None:
