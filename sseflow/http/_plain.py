@@ -26,8 +26,6 @@ _FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
 
 #: Fields that a message has once.
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-
 _LIMITS = HeadLimits()
 
 
@@ -36,17 +34,11 @@ def read_request(head: bytes, limits: HeadLimits = _LIMITS, /) -> Request | None
     line = _REQUEST_LINE.match(head)
     if line is None or line.end(2) - line.start(2) > limits.max_target:
         return None
-    headers = _read_fields(head, line.end(), limits)
-    if headers is None:
+    found = _find_fields(head, line.end(), limits)
+    if found is None:
         return None
-    named = dict(headers)
-    host = named.get(b"host")
-    if host is None or HOST.fullmatch(host.lower()) is None or not _is_plain(headers, named):
-        return None
-    connection = named.get(b"connection")
-    if connection is not None and connection.lower() not in USUAL_OPTIONS:
-        return None
-    return Request(line[1], line[2], headers)
+    headers = tuple([(name.lower(), value) for name, value in found])
+    return Request(line[1], line[2], headers) if _is_plain_request(headers) else None
 
 
 def read_response(head: bytes, limits: HeadLimits = _LIMITS, /) -> Response | None:
@@ -54,21 +46,58 @@ def read_response(head: bytes, limits: HeadLimits = _LIMITS, /) -> Response | No
     line = _STATUS_LINE.match(head)
     if line is None:
         return None
-    headers = _read_fields(head, line.end(), limits)
-    if headers is None or not _is_plain(headers, dict(headers)):
+    found = _find_fields(head, line.end(), limits)
+    if found is None:
         return None
-    return Response(Head(int(line[1]), headers), b"1.1")
+    headers = tuple([(name.lower(), value) for name, value in found])
+    return Response(Head(int(line[1]), headers), b"1.1") if _is_plain(headers, dict(headers)) else None
 
 
-def _read_fields(head: bytes, at: int, limits: HeadLimits) -> Headers | None:
-    """The fields behind the first line, which ends at ``at``, as h11 would give them."""
+def write_request(request: Request, /) -> bytes | None:
+    """The head of a request, if it is a plain one and begins with its Host, which h11 writes first."""
+    method, target, headers = request.method, request.target, request.headers
+    head = b"%b %b HTTP/1.1\r\n%b" % (method, target, _write_fields(headers))
+    line = _REQUEST_LINE.match(head)
+    if line is None or line[1] != method or line[2] != target or not headers or headers[0][0].lower() != b"host":
+        return None
+    if _find_fields(head, line.end(), _LIMITS) != list(headers):
+        return None
+    return head if _is_plain_request(tuple([(name.lower(), value) for name, value in headers])) else None
+
+
+def write_response(status: int, headers: Sequence[tuple[bytes, bytes]], /) -> bytes | None:
+    """The head of a response, if it is a plain one that says how its body is framed, and has no Host."""
+    head = b"HTTP/1.1 %d %b\r\n%b" % (status, reason_phrase(status), _write_fields(headers))
+    line = _STATUS_LINE.match(head)
+    if line is None or _find_fields(head, line.end(), _LIMITS) != list(headers):
+        return None
+    lowered = tuple([(name.lower(), value) for name, value in headers])
+    named = dict(lowered)
+    is_framed = b"content-length" in named or b"transfer-encoding" in named
+    return head if is_framed and b"host" not in named and _is_plain(lowered, named) else None
+
+
+def _write_fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return b"\r\n".join([*map(b": ".join, headers), b"", b""])
+
+
+def _find_fields(head: bytes, at: int, limits: HeadLimits) -> list[tuple[bytes, bytes]] | None:
+    """The fields behind the first line, which ends at ``at``; None if they are not plain."""
     size = len(head)
     if size > limits.max_head or size > limits.max_line or FIELDS.fullmatch(head, at) is None:
         return None
     if head.find(b" \r", at) >= 0 or head.find(b"\t\r", at) >= 0:
         return None
     found = _FIELD.findall(head, at)
-    return tuple([(name.lower(), value) for name, value in found]) if len(found) <= limits.max_fields else None
+    return found if len(found) <= limits.max_fields else None
+
+
+def _is_plain_request(headers: Headers) -> bool:
+    named = dict(headers)
+    host, connection = named.get(b"host"), named.get(b"connection")
+    if host is None or HOST.fullmatch(host.lower()) is None:
+        return False
+    return (connection is None or connection.lower() in USUAL_OPTIONS) and _is_plain(headers, named)
 
 
 def _is_plain(headers: Headers, named: dict[bytes, bytes]) -> bool:
@@ -82,31 +111,3 @@ def _is_plain(headers: Headers, named: dict[bytes, bytes]) -> bool:
     elif length is not None and LENGTH.fullmatch(length) is None:
         return False
     return b"_" not in b"".join(named) or not any(map(has_twin, named))
-
-
-def write_request(request: Request, /) -> bytes | None:
-    """The head of a request, if it is a plain one and begins with its Host, which h11 writes first."""
-    headers = request.headers
-    head = b"%b %b HTTP/1.1\r\n%b" % (request.method, request.target, _write_fields(headers))
-    read = read_request(head)
-    if read is None or read.target != request.target or not _are_same(read.headers, headers):
-        return None
-    return head if read.method == request.method and read.headers[0][0] == b"host" else None
-
-
-def write_response(status: int, headers: Sequence[tuple[bytes, bytes]], /) -> bytes | None:
-    """The head of a response, if it is a plain one that says how its body is framed, and has no Host."""
-    head = b"HTTP/1.1 %d %b\r\n%b" % (status, reason_phrase(status), _write_fields(headers))
-    read = read_response(head)
-    if read is None or not _are_same(read.head.headers, headers):
-        return None
-    names = {name for name, _ in read.head.headers}
-    return head if not _FRAMING.isdisjoint(names) and b"host" not in names else None
-
-
-def _write_fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % field for field in headers]) + b"\r\n"
-
-
-def _are_same(read: Headers, written: Sequence[tuple[bytes, bytes]]) -> bool:
-    return read == tuple([(name.lower(), value) for name, value in written])

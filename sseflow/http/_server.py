@@ -82,6 +82,10 @@ class ServerLimits:
     """For one write to a client that does not read."""
 
 
+#: Fields of an answer that the connection decides, and not whoever answers.
+_OURS = frozenset({b"connection", b"transfer-encoding"})
+
+
 class Verbatim(Protocol):
     """Where a payload came from, and in which bytes; see `Incoming.verbatim`."""
 
@@ -439,11 +443,12 @@ class Incoming:
         """
         if self.status:
             raise RuntimeError("a request has one answer, and it has begun")
-        headers = list(head.without(b"connection", b"transfer-encoding").headers)
-        if head.get(b"date") is None:
+        headers = [field for field in head.headers if field[0].lower() not in _OURS]
+        names = {name.lower() for name, _ in headers}
+        if b"date" not in names:
             headers.append(_date())
         chunks = self.request.http_version == b"1.1"
-        if chunks and head.get(b"content-length") is None and head.status not in (204, 304):
+        if chunks and b"content-length" not in names and head.status not in (204, 304):
             headers.append((b"Transfer-Encoding", b"chunked"))
         if not self.request.keeps_alive or not self._reader.done or self.connection.closing:
             headers.append((b"Connection", b"close"))

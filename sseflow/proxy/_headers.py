@@ -23,6 +23,18 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+#: What is written anew, or not at all.
+_NEVER_PASSED_ON = _HOP_BY_HOP | {
+    b"host",
+    b"via",
+    b"accept-encoding",
+    b"x-request-id",
+    b"content-length",
+    b"x-forwarded-for",
+}
+
+#: The same, for peers that are not trusted.
+_NOT_PASSED_ON = _NEVER_PASSED_ON | _FORWARDED
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HOST_NAME = re.compile(rb"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 
@@ -40,7 +52,7 @@ def request_id(request: Request | None) -> str:
 
 def target_of(request: Request) -> tuple[bytes, bytes]:
     """The path and query that a request is for, and the host it was sent to; an absolute target tells both."""
-    absolute = split_absolute(request.target)
+    absolute = None if request.target.startswith(b"/") else split_absolute(request.target)
     if absolute is not None:
         return absolute[1], absolute[0]
     return request.target, request.get(b"host") or b""
@@ -69,35 +81,31 @@ def upstream_request(
     Raises:
         RequestError: 508, it has come through this very proxy before; 417, it expects what nobody can do.
     """
-    vias = [value for name, value in request.headers if name == b"via"]
+    names = {name for name, _ in request.headers}
+    vias = [value for name, value in request.headers if name == b"via"] if b"via" in names else []
     if any(VIA_NAME in via for via in vias):
         raise RequestError(508, "this request has come through this proxy before: the upstream leads back to it")
-    expectation = request.get(b"expect")
-    if expectation is not None and expectation.lower() != b"100-continue":
+    if b"expect" in names and (request.get(b"expect") or b"").lower() != b"100-continue":
         raise RequestError(417, "the only expectation that can be met is 100-continue")
     host = target_of(request)[1]
-    drop = _HOP_BY_HOP | connection_options(request.headers) | {b"host", b"via", b"accept-encoding", b"x-request-id"}
-    if framing == Chunked() or isinstance(framing, Counted):
-        drop = drop | {b"content-length"}
-    if not trusted:
-        drop = drop | _FORWARDED
-    kept = [field for field in request.headers if field[0] not in drop]
-    before = [value for name, value in kept if name == b"x-forwarded-for"]
-    kept = [field for field in kept if field[0] != b"x-forwarded-for"]
-    names = {name for name, _ in kept}
-    headers = [(b"Host", authority.encode()), *kept]
+    drop = _NEVER_PASSED_ON if trusted else _NOT_PASSED_ON
+    if b"connection" in names:
+        drop = drop | connection_options(request.headers)
+    before = [value for name, value in request.headers if name == b"x-forwarded-for"] if trusted else []
+    headers = [(b"Host", authority.encode())]
+    headers += [field for field in request.headers if field[0] not in drop]
     if isinstance(framing, Counted):
         headers.append((b"Content-Length", b"%d" % framing.length))
-    elif framing == Chunked():
+    elif isinstance(framing, Chunked):
         headers.append((b"Transfer-Encoding", b"chunked"))
     # Nothing here can decode; what is not asked for is not sent.
     headers.append((b"Accept-Encoding", b"identity"))
     # A peer on a Unix socket has no address: what it says for whom it came is enough.
     forwarded_for = before if before and peer == "unix" else [*before, b"unknown" if peer == "unix" else peer.encode()]
     headers.append((b"X-Forwarded-For", b", ".join(forwarded_for)))
-    if b"x-forwarded-host" not in names:
+    if not (trusted and b"x-forwarded-host" in names):
         headers.append((b"X-Forwarded-Host", host))
-    if b"x-forwarded-proto" not in names:
+    if not (trusted and b"x-forwarded-proto" in names):
         headers.append((b"X-Forwarded-Proto", scheme.encode()))
     headers.append((b"Via", b", ".join([*vias, request.http_version + b" " + VIA_NAME])))
     headers.append((b"X-Request-Id", request_id.encode()))
