@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +19,9 @@ from ._cli import Command, parse
 from ._demo import TWICE, Demo, twice
 from ._log import make_logger
 from ._workers import Place, Supervisor
+
+GC_THRESHOLD = 10_000
+"""Objects that are made, beyond those that are gone, until the youngest are looked at; by default 700."""
 
 _TRY = """\
 sseflow is listening on {where}, in front of a demo upstream. Try it:
@@ -152,6 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         print(f"sseflow: {error}", file=sys.stderr)
         sys.exit(1)
+    # What was imported lives as long as the program: no collection need look at it again. And a request is made of a few
+    # hundred objects, so by default each handful of requests would wait for a collection.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     try:
         if shares:
             # However it was started, with whatever options of the interpreter: its workers are started likewise.

@@ -89,6 +89,9 @@ class App:
             dial=dial,
         )
         self.switchboard = Switchboard() if switchboard and Switchboard.is_supported() else None
+        self.upstream = str(settings.upstream)
+        """What the upstream is called in the log."""
+
         self.cut = 0
         """Exchanges that were cut because the proxy had to end."""
 

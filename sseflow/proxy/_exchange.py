@@ -54,7 +54,10 @@ MAX_USAGE = 16
 def dialect_for(path: bytes) -> Dialect:
     """What the streams of a path speak."""
     path = path.partition(b"?")[0]
-    return next((dialect() for end, dialect in _DIALECTS.items() if path.endswith(end)), PlainSSE())
+    for end, dialect in _DIALECTS.items():
+        if path.endswith(end):
+            return dialect()
+    return PlainSSE()
 
 
 @attrs.frozen(kw_only=True)
@@ -397,6 +400,7 @@ class Exchange:
     def _log(self, outcome: ExchangeOutcome) -> None:
         calls = outcome.calls
         pipelines = [call.pipeline for call in calls if call.pipeline is not None]
+        counters = [pipeline.counter for pipeline in pipelines]
         last = calls[-1] if calls else None
         watch = pipelines[-1].watch if pipelines else None
         firsts = [call.outcome.first_out for call in calls if call.outcome.first_out is not None]
@@ -422,19 +426,19 @@ class Exchange:
             error=said(outcome.error),
             write_error=said(outcome.write_error),
             close_error=said(outcome.close_error),
-            upstream=str(self._settings.upstream),
+            upstream=self._app.upstream,
             upstream_status=None if last is None else last.head.status,
             upstream_content_type=None if last is None else plain(last.head.get(b"content-type") or b""),
             calls=len(calls),
             model=None if watch is None or watch.model is None else plain(watch.model.encode()),
-            events=sum(pipeline.counter.data_events for pipeline in pipelines) if pipelines else None,
-            comments=sum(pipeline.counter.comments for pipeline in pipelines) if pipelines else None,
-            empty_events=sum(pipeline.counter.control_blocks for pipeline in pipelines) if pipelines else None,
+            events=sum([counter.data_events for counter in counters]) if counters else None,
+            comments=sum([counter.comments for counter in counters]) if counters else None,
+            empty_events=sum([counter.control_blocks for counter in counters]) if counters else None,
             saw_end=None if watch is None else watch.ended,
             usage=None if watch is None or watch.usage is None else _figures(watch.usage),
             keep_alives=outcome.keep_alives,
-            bytes_in=sum(call.outcome.bytes_in for call in calls),
-            bytes_out=sum(call.outcome.bytes_out for call in calls),
+            bytes_in=sum([call.outcome.bytes_in for call in calls]),
+            bytes_out=sum([call.outcome.bytes_out for call in calls]),
             first_byte=since(min(firsts, default=None)),
             first_data=since(self._answer.first_data),
             duration=since(trio.current_time()),
