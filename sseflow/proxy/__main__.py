@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         print(f"sseflow: {error}", file=sys.stderr)
         sys.exit(1)
-    # What was imported lives as long as the program: no collection need look at it again. And a request is made of a few
+    # What was imported lives as long as the program: no collection need look at it again. And a request is made of some
     # hundred objects, so by default each handful of requests would wait for a collection.
     gc.collect()
     gc.freeze()
