@@ -7,6 +7,7 @@ from typing import TypeAlias
 import attrs
 
 from ._errors import EventTooLong
+from ._form import Form
 from ._items import End, Eof, Failed, Head
 from ._lines import BLANK, DEFAULT_MAX_LINE, _content, by_line
 from ._stage import Chain, Cut, Lines, Stage
@@ -286,8 +287,6 @@ class _ObserveEvents(Stage[Lines]):
         self._lines: Lines = []  # of the unfinished event, as long as they are few
         self._size = 0
         self._window: _Window | None = None  # what is kept of it, once they are not
-        # Several stages would have to agree, so only one is asked.
-        self._skim_first = chain.stages[0]._skim if len(chain.stages) == 1 else chain._skim
 
     def _ask(self, head: Head) -> tuple[Head, bool]:
         return self._chain._ask(head)
@@ -309,6 +308,10 @@ class _ObserveEvents(Stage[Lines]):
         if events:
             self._chain.feed(events)
         return batch
+
+    def _learn(self, form: Form) -> bool:
+        form.most = min(form.most, self._limit)
+        return self._chain._learn(form)
 
     def _feed_open(self, batch: Lines) -> Lines:
         self.feed(batch)
@@ -339,10 +342,7 @@ class _ObserveEvents(Stage[Lines]):
             return None
         lines, self._lines = self._lines, []
         lines.append(blank)
-        data = _plain_data(lines)
-        if data is None:
-            return self._reader.read(lines)
-        return None if self._skim_first(data) else Event(data, MESSAGE, self._reader.id)
+        return self._reader.read(lines)
 
 
 class _Window:

@@ -18,6 +18,7 @@ import contextlib
 from collections.abc import Callable, Sized
 from typing import Generic, NoReturn, TypeAlias, TypeVar
 
+from ._form import Form
 from ._items import Cancelled, Closed, End, Eof, Failed, Head
 
 #: Lines with their terminators; joined they are the bytes again.
@@ -95,10 +96,11 @@ class Stage(Generic[B]):
         """This stage as it is to be inside `Observe`."""
         return self
 
-    def _skim(self, data: bytes) -> bool:
-        """Take note of an event that is nothing but ``data``, if that can be done without an `Event`; else say no.
+    def _learn(self, form: Form) -> bool:
+        """Say whether blocks of ``form`` need not be fed, because this stage would return them as they are.
 
-        An observer of events is asked this first.
+        Asked between two blocks, right behind one of that form. It still holds in any later state between two blocks.
+        What the stage notes of such blocks it adds to the form's ``notes``.
         """
         return False
 
@@ -136,6 +138,13 @@ def _add(first: B | None, second: B | None) -> B | None:
 
 def _overrides(stage: Stage[B], name: str) -> bool:
     return getattr(type(stage), name) is not getattr(Stage, name) or name in getattr(stage, "__dict__", ())
+
+
+def _learn_by(stage: Stage[B], form: Form) -> bool:
+    """Ask a stage whether it knows a form; one whose `feed` is not that of the class that would answer does not."""
+    mine = type(stage).__mro__
+    answers, feeds = (next(at for at, cls in enumerate(mine) if name in vars(cls)) for name in ("_learn", "feed"))
+    return answers <= feeds and "feed" not in vars(stage) and stage._learn(form)
 
 
 class Chain(Stage[B]):
@@ -220,6 +229,9 @@ class Chain(Stage[B]):
             except Exception as error:
                 end = Failed(error)
         return batch, end
+
+    def _learn(self, form: Form) -> bool:
+        return not self._broken and all(_learn_by(stage, form) for stage in self._fed)
 
     def _feed_open(self, batch: B) -> B:
         return self.feed_open(batch)[0]
@@ -315,6 +327,22 @@ class Observe(Stage[B]):
             except Exception as error:
                 self._stop(error)
         return batch
+
+    def _learn(self, form: Form) -> bool:
+        if not self._looking:
+            return True
+        others = len(form.notes)
+        if not self._chain._learn(form):
+            return False
+        notes = form.notes[others:]
+
+        def note(count: int, size: int) -> None:
+            if self._looking:
+                for inner in notes:
+                    inner(count, size)
+
+        form.notes[others:] = [note]
+        return True
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         if self._looking:

@@ -6,7 +6,7 @@ import abc
 import re
 
 from .._events import MESSAGE, Event
-from ._dialect import Dialect, DialectError, Reading
+from ._dialect import Dialect, DialectError, Reading, Text
 from ._json import decode, error_of, model_in
 
 # In the data the type comes first, as a rule; it is also what is left of an event that was cut.
@@ -56,6 +56,12 @@ class TypedDialect(Dialect):
             error=self._error(event) if kind in self.errors else None,
             usage=usage,
         )
+
+    def text(self, event: Event, /) -> Text | None:
+        # Nothing counts but the type.
+        found = _TYPE.match(event.data) if event.type == MESSAGE else None
+        start = found.end() if found is not None else 0
+        return Text(start, len(event.data)) if event.type != MESSAGE or start else None
 
     def _error(self, event: Event) -> DialectError:
         value = decode(event.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._form import Form
 from .._lines import BLANK, _content
 from .._stage import Lines, Stage
 
@@ -62,6 +63,17 @@ class DataCounter(Stage[Lines]):
                 self._has_fields = True
                 self._open_data = False
         return batch
+
+    def _learn(self, form: Form) -> bool:
+        around = form.around
+
+        def note(count: int, size: int) -> None:
+            self.raw_bytes += size
+            self.data_bytes += size - count * around
+            self.data_events += count
+
+        form.notes.append(note)
+        return True
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         self.raw_bytes += len(piece)
