@@ -21,6 +21,9 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import TypeAlias
 
+# A search for a byte that is given as a number is one call of memchr; bytes are tried as a number first, which is slow.
+_LF, _CR, _QUOTE, _BACKSLASH = b'\n\r"\\'
+
 #: Told how many more blocks of a form there were, and how many bytes they had, blank lines included.
 Note: TypeAlias = Callable[[int, int], None]
 
@@ -81,7 +84,7 @@ class Form:
         if not (data.startswith(self._before) and data.endswith(self._behind)):
             return False
         text = data[self._first : self._last]
-        if b"\n" not in text:
+        if _LF not in text:
             count, longest = 1, len(data)
         else:
             lines = BytesIO(data).readlines()
@@ -90,9 +93,9 @@ class Form:
                 return False
             count, text = len(texts), b"\n".join(texts)
             longest = 0 if len(data) <= self.most else max(map(len, texts)) - self._last + self._first
-        if not text or b"\r" in text or longest > self.most:
+        if not text or _CR in text or longest > self.most:
             return False
-        if self._string and (b'"' in text or b"\\" in text) and not _are_insides(text):
+        if self._string and (_QUOTE in text or _BACKSLASH in text) and not _are_insides(text):
             return False
         for note in self.notes:
             note(count, len(data))

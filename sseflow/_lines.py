@@ -16,12 +16,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import TypeAlias
 
 from ._errors import LineTooLong
-from ._form import Form
+from ._form import Form, Note
 from ._items import End, Head
 from ._stage import Chain, Cut, Lines, Stage, _feed_last
 
@@ -38,6 +38,10 @@ _SMALLEST_WHOLE = 64
 """The beginning of a line must at least tell what kind of line it is."""
 
 BOM = b"\xef\xbb\xbf"
+
+_LF = ord("\n")
+_CR = ord("\r")
+_COLON = ord(":")
 
 BLANK = (b"\n", b"\r\n", b"\r")
 """The lines that end a block."""
@@ -87,6 +91,7 @@ class _ByLine(Stage[bytes]):
         self._bypassed = False
         self._plain = False  # none of the above is the case
         self._between = False  # the last line that was given was a blank one
+        self._drops = chain._drops()
         self._form: Form | None = None  # that of the last block that was learned
         self._known: Form | None = None  # the same, when a block may begin
         self._unlearned = 0  # blocks that could have been learned, since one was
@@ -109,6 +114,10 @@ class _ByLine(Stage[bytes]):
     def feed(self, data: bytes, /) -> bytes:
         if self._known is not None and self._known.take(data):
             return data
+        if self._plain and self._between and self._drops is not None and data[0] == _COLON:
+            data = self._drop_comments(data, self._drops)
+            if not data or (self._known is not None and self._known.take(data)):
+                return data
         if self._plain and data.endswith(b"\n") and len(data) <= self._whole:
             return self._feed_lines(data)
         if self._bypassed:
@@ -122,27 +131,45 @@ class _ByLine(Stage[bytes]):
             out = self._chain.feed(lines)
         except Cut as cut:
             raise Cut(b"".join(_lines_of(cut)), cut.error) from None
-        began, self._between = self._between, lines[-1] in BLANK
+        self._note(lines, same=out is lines)
         if self._between:
-            if out is lines:
-                self._remember(lines, began)
             self._known = self._form
         return data if out is lines else _joined(out, data)
 
-    def _remember(self, lines: Lines, began: bool) -> None:
+    def _drop_comments(self, data: bytes, notes: Sequence[Note]) -> bytes:
+        """Drop the blocks that are one comment at the beginning of ``data``; return what is behind them."""
+        count = at = 0
+        while data.startswith(b":", at):
+            stop = data.find(b"\n\n", at) + 2
+            block = data[at:stop]
+            if not block or block.index(b"\n") != len(block) - 2 or _CR in block:
+                break
+            at = stop
+            count += 1
+        if not count:
+            return data
+        for note in notes:
+            note(count, at)
+        return data[at:]
+
+    def _note(self, lines: Lines, *, same: bool) -> None:
+        """Note where lines that were given end; ``same``: they came out as they were."""
+        began, self._between = self._between, lines[-1] in BLANK
+        if not (self._between and same):
+            return
+        # Of a stream that does not repeat itself nothing can be learned, and trying should cost less and less.
+        self._unlearned += 1
+        if self._unlearned >= self._patience:
+            self._unlearned = 0
+            self._patience = (
+                1 if self._form is not None and self._form.used else min(2 * self._patience, _MOST_PATIENCE)
+            )
+            self._learn_last(lines, began)
+
+    def _learn_last(self, lines: Lines, began: bool) -> None:
         """Learn the form of the last block of some lines, if it has one; ``began``: they began with a block."""
         form = _form_of(lines, began, self._whole)
-        if form is None:
-            return
-        # Of a stream that does not repeat itself nothing is learned, and that should cost less and less.
-        if self._form is not None and self._form.used:
-            self._patience = 1
-        self._unlearned += 1
-        if self._unlearned < self._patience:
-            return
-        self._unlearned = 0
-        self._patience = min(2 * self._patience, _MOST_PATIENCE)
-        if self._chain._learn(form):
+        if form is not None and self._chain._learn(form):
             form.settle()
             self._form = form
 
@@ -225,6 +252,10 @@ class _ByLine(Stage[bytes]):
         """Give lines to the chain; return what is behind the last one that was given or kept."""
         if self._fragments:
             return self._finish_line(data, out)
+        if self._form is not None:
+            stop = self._take_some(data, self._form, out)
+            if stop:
+                return data[stop:]
         lines = _split(data)
         last = lines[-1]
         if last.endswith(b"\n"):
@@ -238,6 +269,21 @@ class _ByLine(Stage[bytes]):
             self._fragments.append(last)
             self._size = len(last)
         return b""
+
+    def _take_some(self, data: bytes, form: Form, out: list[bytes]) -> int:
+        """Take blocks of the known form at the beginning of ``data``, or go to where they begin; return their size."""
+        if self._between:
+            stop = data.rfind(b"\n\n") + 2
+            if stop > 1 and form.take(data[:stop]):
+                out.append(data[:stop])
+                return stop
+            return 0
+        stop = 1 if data[0] == _LF else data.find(b"\n\n") + 2
+        if stop == len(data):
+            return 0
+        block = data[:stop]
+        self._give(_split(block), block, out)
+        return stop
 
     def _finish_line(self, data: bytes, out: list[bytes]) -> bytes:
         stop = _line_end(data)
@@ -278,8 +324,8 @@ class _ByLine(Stage[bytes]):
     def _give(self, lines: Lines, data: bytes, out: list[bytes]) -> None:
         """Feed whole lines, whose bytes are ``data``."""
         if lines:
-            self._between = lines[-1] in BLANK
             result = self._chain.feed(lines)
+            self._note(lines, same=result is lines)
             if result is lines:
                 out.append(data)
             else:
@@ -302,7 +348,7 @@ class _ByLine(Stage[bytes]):
 def _split(data: bytes) -> Lines:
     """The lines of ``data``, with their terminators."""
     # Where no line ends with a CR, as in nearly all streams there are, the lines are found at the speed of memory.
-    return data.splitlines(keepends=True) if b"\r" in data else BytesIO(data).readlines()
+    return data.splitlines(keepends=True) if _CR in data else BytesIO(data).readlines()
 
 
 def _form_of(lines: Lines, began: bool, most: int) -> Form | None:

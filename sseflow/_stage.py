@@ -15,10 +15,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Generic, NoReturn, TypeAlias, TypeVar
 
-from ._form import Form
+from ._form import Form, Note
 from ._items import Cancelled, Closed, End, Eof, Failed, Head
 
 #: Lines with their terminators; joined they are the bytes again.
@@ -104,6 +104,14 @@ class Stage(Generic[B]):
         """
         return False
 
+    def _learn_comments(self, notes: list[Note]) -> bool | None:
+        """Say what becomes of blocks of one comment and a blank line, in any state between two blocks.
+
+        True: they are dropped; False: they pass. Either way what the stage notes of them is added to ``notes``, and
+        they need not be fed. None: they have to be.
+        """
+        return None
+
 
 def _end_stage(stage: Stage[B], end: End) -> tuple[B | None, End]:
     """End one stage; whatever it does there is an ending that does not hide a failure."""
@@ -141,10 +149,15 @@ def _overrides(stage: Stage[B], name: str) -> bool:
 
 
 def _learn_by(stage: Stage[B], form: Form) -> bool:
-    """Ask a stage whether it knows a form; one whose `feed` is not that of the class that would answer does not."""
-    mine = type(stage).__mro__
-    answers, feeds = (next(at for at, cls in enumerate(mine) if name in vars(cls)) for name in ("_learn", "feed"))
-    return answers <= feeds and "feed" not in vars(stage) and stage._learn(form)
+    """Ask a stage whether it knows a form."""
+    return _answers(stage, "_learn") and stage._learn(form)
+
+
+def _answers(stage: Stage[B], name: str) -> bool:
+    """Whether ``name`` speaks for the stage's `feed`: not if that was overridden further down."""
+    classes = type(stage).__mro__
+    answers, feeds = (next(at for at, cls in enumerate(classes) if of in vars(cls)) for of in (name, "feed"))
+    return answers <= feeds and "feed" not in vars(stage)
 
 
 class Chain(Stage[B]):
@@ -232,6 +245,15 @@ class Chain(Stage[B]):
 
     def _learn(self, form: Form) -> bool:
         return not self._broken and all(_learn_by(stage, form) for stage in self._fed)
+
+    def _drops(self) -> Sequence[Note] | None:
+        """What is to be noted of blocks of one comment that a stage drops; None if they have to be fed."""
+        notes: list[Note] = []
+        for stage in self._fed:
+            drops = stage._learn_comments(notes) if _answers(stage, "_learn_comments") else None
+            if drops is not False:
+                return notes if drops else None
+        return None
 
     def _feed_open(self, batch: B) -> B:
         return self.feed_open(batch)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from .._form import Form
+from .._form import Form, Note
 from .._items import Head
 from .._lines import BLANK
 from .._stage import Lines, Stage
@@ -57,6 +57,13 @@ class CommentStripper(Stage[Lines]):
             self._after_cr = False
 
         form.notes.append(note)
+        return True
+
+    def _learn_comments(self, notes: list[Note]) -> bool:
+        def note(count: int, size: int) -> None:
+            self._kept = False
+
+        notes.append(note)
         return True
 
     def rest(self, piece: bytes, last: bool, /) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._form import Form
+from .._form import Form, Note
 from .._lines import BLANK, _content
 from .._stage import Lines, Stage
 
@@ -74,6 +74,14 @@ class DataCounter(Stage[Lines]):
 
         form.notes.append(note)
         return True
+
+    def _learn_comments(self, notes: list[Note]) -> bool:
+        def note(count: int, size: int) -> None:
+            self.raw_bytes += size
+            self.comments += count
+
+        notes.append(note)
+        return False
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         self.raw_bytes += len(piece)
