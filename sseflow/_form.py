@@ -21,11 +21,27 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import TypeAlias
 
+import attrs
+
 # A search for a byte that is given as a number is one call of memchr; bytes are tried as a number first, which is slow.
 _LF, _CR, _QUOTE, _BACKSLASH = b'\n\r"\\'
 
 #: Told how many more blocks of a form there were, and how many bytes they had, blank lines included.
 Note: TypeAlias = Callable[[int, int], None]
+
+
+@attrs.frozen
+class Text:
+    """What differs from block to block of a form: ``data[start:stop]``, which is not empty and has no line end."""
+
+    start: int
+    stop: int
+    string: bool = False
+    """It is the inside of a JSON string."""
+
+    filler: bytes = b""
+    """If it is, this may stand in it behind the first byte, any number of times, with the inside of another string
+    before it and behind it: a second string that says nothing, such as padding, and what is between the two."""
 
 
 class Form:
@@ -54,23 +70,20 @@ class Form:
 
         self._before = before
         self._behind = behind
-        self._span: tuple[int, int, bool] | None = None
+        self._text: Text | None = None
 
-    def vary(self, start: int, stop: int, *, string: bool) -> bool:
-        """Let nothing differ but ``data[start:stop]``; False if somebody else wants it otherwise.
-
-        ``string``: this is the inside of a JSON string.
-        """
-        span = start, stop, string
-        if self._span is None:
-            self._span = span
-            self._before += self.data[:start]
-            self._behind = self.data[stop:] + self._behind
-        return self._span == span
+    def vary(self, text: Text) -> bool:
+        """Let nothing differ but the text; False if somebody else wants it otherwise."""
+        if self._text is None:
+            self._text = text
+            self._before += self.data[: text.start]
+            self._behind = self.data[text.stop :] + self._behind
+        return self._text == text
 
     def settle(self) -> None:
         """Make ready for `take`, when all stages have agreed."""
-        self._string = self._span is not None and self._span[2]
+        self._string = self._text is not None and self._text.string
+        self._filler = self._text.filler if self._text is not None else b""
         self._first, self._last = len(self._before), -len(self._behind)
         self._joint = self._behind + self._before
         # Where the texts stand, when the data is cut into lines.
@@ -95,6 +108,10 @@ class Form:
             longest = 0 if len(data) <= self.most else max(map(len, texts)) - self._last + self._first
         if not text or _CR in text or longest > self.most:
             return False
+        if self._filler:
+            text = text.replace(self._filler, b"\r")
+            if text[0] == _CR or b"\n\r" in text:
+                return False
         if self._string and (_QUOTE in text or _BACKSLASH in text) and not _are_insides(text):
             return False
         for note in self.notes:
@@ -105,5 +122,5 @@ class Form:
 
 def _are_insides(texts: bytes) -> bool:
     """Whether each of some lines could stand in quotes, and be one JSON string there (or none, but end as one)."""
-    left = texts.replace(b"\\\\", b"").replace(b'\\"', b"") + b"\n"
+    left = texts.replace(b"\r", b"\n").replace(b"\\\\", b"").replace(b'\\"', b"") + b"\n"
     return b'"' not in left and b"\\\n" not in left

@@ -10,6 +10,7 @@ import attrs
 
 from .._errors import UpstreamRefused
 from .._events import Event
+from .._form import Text
 
 # What OpenAI and Anthropic document, and what servers that speak like them send in a stream.
 _STATUS = {
@@ -78,16 +79,6 @@ class Reading:
     error: DialectError | None = None
     usage: Mapping[str, object] | None = None
     """The usage object, as the upstream gave it."""
-
-
-@attrs.frozen
-class Text:
-    """Where the text stands in the data of an event: ``data[start:stop]``, which is not empty."""
-
-    start: int
-    stop: int
-    string: bool = False
-    """It is the inside of a JSON string. If not, any bytes may stand there but line ends."""
 
 
 class Dialect(abc.ABC):

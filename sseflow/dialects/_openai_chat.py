@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from .._events import Event
-from ._dialect import Dialect, DialectError, Reading, Text
+from .._form import Text
+from ._dialect import Dialect, DialectError, Reading
 from ._json import as_object, decode, error_of, model_in
 
 _DONE = b"[DONE]"
@@ -19,6 +20,8 @@ _TEXT = b'"content":"'
 _STRING = re.compile(
     rb'"(?:content|reasoning|reasoning_content|refusal|text|arguments)"\s*:\s*"((?:[^"\\]|\\.)++)"(?=[,}])'
 )
+# Sent so that the length of a packet does not tell that of its text: it is of another length each time.
+_PADDING = re.compile(rb'"(?:obfuscation|p)"\s*:\s*"((?:[^"\\]|\\.)*+)(?="[,}])')
 _MARK = re.compile(rb'"(?:error|finish_reason|usage)"\s*+:\s*+(?!null)')
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
 _ERROR_VALUE = re.compile(rb'\s*:\s*[{"]')
@@ -78,7 +81,13 @@ class OpenAIChat(Dialect):
     def text(self, event: Event, /) -> Text | None:
         # What has a mark may be read in another way if another text makes JSON of it, or the other way round.
         found = None if _MARK.search(event.data) else _STRING.search(event.data)
-        return None if found is None else Text(*found.span(1), string=True)
+        if found is None:
+            return None
+        start, stop = found.span(1)
+        padding = _PADDING.search(event.data, stop)
+        if padding is None:
+            return Text(start, stop, string=True)
+        return Text(start, padding.end(), string=True, filler=event.data[stop : padding.start(1)])
 
     def is_terminator(self, data: bytes, /) -> bool:
         return data == _DONE

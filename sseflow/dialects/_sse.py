@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .._events import Event
-from ._dialect import Dialect, Reading, Text
+from .._form import Text
+from ._dialect import Dialect, Reading
 
 _CONTENT = Reading(content=True)
 _EMPTY = Reading()

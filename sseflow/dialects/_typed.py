@@ -6,7 +6,8 @@ import abc
 import re
 
 from .._events import MESSAGE, Event
-from ._dialect import Dialect, DialectError, Reading, Text
+from .._form import Text
+from ._dialect import Dialect, DialectError, Reading
 from ._json import decode, error_of, model_in
 
 # In the data the type comes first, as a rule; it is also what is left of an event that was cut.

@@ -69,7 +69,7 @@ class Watch(Stage[Events]):
         if self.dialect.read(event) != _NOTHING_BUT_CONTENT:
             return False
         text = self.dialect.text(event)
-        if text is None or not form.vary(text.start, text.stop, string=text.string):
+        if text is None or not form.vary(text):
             return False
         if self.model is None and not text.string and self.dialect.names_model:
             return False  # it may be in the text
