@@ -321,7 +321,7 @@ class _ObserveEvents(Stage[Lines]):
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         if self._window is not None:
-            self._window.extend(piece[: _content(piece)])
+            self._window.extend(piece[: _content(piece)] if last else piece)
 
     def end(self, end: End, /) -> tuple[Lines | None, End]:
         self._chain.end(end)

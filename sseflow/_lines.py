@@ -122,7 +122,19 @@ class _ByLine(Stage[bytes]):
             return self._feed_lines(data)
         if self._bypassed:
             return data
+        if self._flows and _LF not in data and _CR not in data and self._size + len(data) <= self._max_line:
+            return self._flow_on(data)
         return self._feed_slowly(data)
+
+    def _flow_on(self, data: bytes) -> bytes:
+        """Take a piece from the midst of a long line."""
+        self._size += len(data)
+        out = data if self._kept else b""
+        try:
+            self._chain.rest(data, False)
+        except Exception as error:
+            raise Cut(out, error) from None
+        return out
 
     def _feed_lines(self, data: bytes) -> bytes:
         self._known = None

@@ -86,7 +86,7 @@ class DataCounter(Stage[Lines]):
     def rest(self, piece: bytes, last: bool, /) -> None:
         self.raw_bytes += len(piece)
         if self._open_data:
-            self.data_bytes += _content(piece)
+            self.data_bytes += _content(piece) if last else len(piece)
 
 
 def _data_value_length(line: bytes) -> int:
