@@ -82,6 +82,8 @@ class Form:
 
     def settle(self) -> None:
         """Make ready for `take`, when all stages have agreed."""
+        if self._before.endswith(b"data:"):  # a space that came to stand here would be no data
+            self._before += self.data[:1]
         self._string = self._text is not None and self._text.string
         self._filler = self._text.filler if self._text is not None else b""
         self._first, self._last = len(self._before), -len(self._behind)

@@ -90,7 +90,7 @@ class _ByLine(Stage[bytes]):
         self._begun = False  # something went out
         self._bypassed = False
         self._plain = False  # none of the above is the case
-        self._between = False  # the last line that was given was a blank one
+        self._between = True  # the last line that was given was a blank one
         self._drops = chain._drops()
         self._form: Form | None = None  # that of the last block that was learned
         self._known: Form | None = None  # the same, when a block may begin
@@ -152,11 +152,10 @@ class _ByLine(Stage[bytes]):
         """Drop the blocks that are one comment at the beginning of ``data``; return what is behind them."""
         count = at = 0
         while data.startswith(b":", at):
-            stop = data.find(b"\n\n", at) + 2
-            block = data[at:stop]
-            if not block or block.index(b"\n") != len(block) - 2 or _CR in block:
+            stop = data.find(b"\n", at)
+            if not data.startswith(b"\n\n", stop) or _CR in data[at:stop]:
                 break
-            at = stop
+            at = stop + 2
             count += 1
         if not count:
             return data
@@ -284,17 +283,17 @@ class _ByLine(Stage[bytes]):
 
     def _take_some(self, data: bytes, form: Form, out: list[bytes]) -> int:
         """Take blocks of the known form at the beginning of ``data``, or go to where they begin; return their size."""
-        if self._between:
-            stop = data.rfind(b"\n\n") + 2
-            if stop > 1 and form.take(data[:stop]):
-                out.append(data[:stop])
-                return stop
-            return 0
-        stop = 1 if data[0] == _LF else data.find(b"\n\n") + 2
-        if stop == len(data):
+        found = data.rfind(b"\n\n") if self._between else data.find(b"\n\n")
+        stop = 1 if data[0] == _LF and not self._between else found + 2 if found >= 0 else 0
+        if not 0 < stop < len(data):
             return 0
         block = data[:stop]
-        self._give(_split(block), block, out)
+        if not self._between:
+            self._give(_split(block), block, out)
+        elif form.take(block):
+            out.append(block)
+        else:
+            return 0
         return stop
 
     def _finish_line(self, data: bytes, out: list[bytes]) -> bytes:
