@@ -132,9 +132,9 @@ class _Reader:
 
     def read(self, lines: Lines) -> Event | None:
         """The event of a block of lines that ends with its blank line, or None if it has no data."""
-        plain = _plain_data(lines)
-        if plain is not None:
-            return Event(plain, MESSAGE, self.id)
+        line = lines[0]
+        if len(lines) == 2 and line.startswith(b"data: "):  # nearly all there are
+            return Event(line[6 : _content(line)], MESSAGE, self.id)
         data: list[bytes] = []
         type_ = b""
         retry = None
@@ -154,12 +154,6 @@ class _Reader:
     def set_id(self, value: bytes) -> None:
         if b"\0" not in value:
             self.id = value
-
-
-def _plain_data(lines: Lines) -> bytes | None:
-    """The data of a block that is one data line and its blank line, as nearly all are; None of any other."""
-    line = lines[0]
-    return line[6 : _content(line)] if len(lines) == 2 and line.startswith(b"data: ") else None
 
 
 def _retry(value: bytes, before: int | None) -> int | None:

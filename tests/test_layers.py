@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # there for its constants, and io for its BytesIO; what else they open, print() and open() do, too.)
 PURE = frozenset(
     "__future__ abc base64 binascii bisect codecs collections contextlib copy dataclasses enum functools hashlib "  # noqa: SIM905 - to be read, not scrolled
-    "heapq hmac io ipaddress itertools json math operator re reprlib string struct sys textwrap types typing urllib.parse "
-    "zlib".split()
+    "heapq hmac io ipaddress itertools json math operator re reprlib string struct sys textwrap types typing "
+    "urllib.parse zlib".split()
 )
 
 

@@ -146,7 +146,7 @@ def streams(draw: st.DrawFn, frames: list[bytes]) -> list[bytes]:
         cuts = sorted(draw(st.sets(st.integers(1, len(whole)), max_size=4)))
         return [part for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True) if (part := whole[a:b])]
     cuts = sorted(draw(st.sets(st.integers(1, len(parts)))))
-    return [b"".join(part) for a, b in zip([0, *cuts], [*cuts, len(parts)], strict=True) if (part := parts[a:b])]
+    return [b"".join(parts[a:b]) for a, b in zip([0, *cuts], [*cuts, len(parts)], strict=True) if a < b]
 
 
 class EachWatch(Watch):
