@@ -22,6 +22,7 @@ from sseflow import (
     by_event,
     by_line,
 )
+from sseflow._form import Form, Text
 from sseflow.dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, Reading
 from sseflow.stages import CommentStripper, DataCounter, Watch
 
@@ -391,3 +392,24 @@ def test_a_fault_in_the_midst_of_a_long_line() -> None:
     with pytest.raises(Cut) as raised:
         stage.feed(b"y")
     assert (raised.value.batch, raised.value.error) == (b"y", error)
+
+
+def test_a_dialect_of_ones_own_reads_everything() -> None:
+    """A dialect that does not say where its text is reads each event."""
+
+    class Own(Counting):
+        def text(self, event: Event, /) -> Text | None:
+            return Dialect.text(self, event)
+
+    dialect = Own()
+    stage = by_line(Observe(by_event(Watch(dialect))))
+    for _ in range(5):
+        stage.feed(_chat(b"a"))
+    assert dialect.reads >= 5
+
+
+def test_a_stage_says_nothing_by_default() -> None:
+    """A stage that was not written for it has to see every block."""
+    stage = Stage[Lines]()
+    assert not stage._learn(Form(b"", b"a", before=b"data: ", behind=b"\n\n", most=100))
+    assert stage._learn_comments([]) is None
