@@ -24,7 +24,7 @@ from sseflow import (
 )
 from sseflow._form import Form, Text
 from sseflow.dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, Reading
-from sseflow.stages import CommentStripper, DataCounter, Watch
+from sseflow.stages import CommentStripper, CommitGate, DataCounter, Watch
 
 from .strategies import ENDS, HEAD, drive, run
 
@@ -413,3 +413,14 @@ def test_a_stage_says_nothing_by_default() -> None:
     stage = Stage[Lines]()
     assert not stage._learn(Form(b"", b"a", before=b"data: ", behind=b"\n\n", most=100))
     assert stage._learn_comments([]) is None
+
+
+def test_a_gate_that_is_shut_sees_every_block() -> None:
+    """What is not worth committing to is judged again and again, and what is opens the gate."""
+    gate = CommitGate(lambda type, data: data == b"yes", limit=100)
+    stage = by_line(DataCounter(), gate)
+    for _ in range(4):
+        stage.feed(b"data: no\n\n")
+    assert not gate.is_open
+    stage.feed(b"data: yes\n\n")
+    assert gate.is_open
