@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import trio
 
 from sseflow import Eof, Head, Observe, Pipeline, StandardPipeline, by_event, by_line
-from sseflow.dialects import Dialect, OpenAIChat, PlainSSE
+from sseflow.dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE
 from sseflow.stages import CommentStripper, CommitGate, DataCounter, Watch, WholeEvents
 
 from .bench import Benchmark, Setup
@@ -40,6 +40,9 @@ SIZE = 8 * MIB
 
 CHECKPOINTS = 20_000
 
+TURNS = 50
+"""How often the 40 tokens of an answer are repeated."""
+
 
 def dialect_of(shape: Shape) -> Dialect:
     """What a shape speaks."""
@@ -65,6 +68,48 @@ def stages(dialect: Dialect) -> dict[str, Callable[[], Pipeline]]:
         "Watch": lambda: Pipeline(by_line(Observe(by_event(Watch(dialect))))),
         "CommitGate": lambda: Pipeline(by_line(CommitGate(dialect.opens))),
     }
+
+
+def spoken() -> Iterator[tuple[Dialect, Shape]]:
+    """Tokens of the other dialects, and those that differ in more than their text: one by one, and 40 together."""
+    chat = SHAPES["token"]()
+    padded = tuple(
+        token.replace(b"}]}\n\n", b'}],"usage":null,"obfuscation":"%b"}\n\n' % (b"x" * (i * 7 % 16)))
+        for i, token in enumerate(chat.body)
+    )
+    anthropic = tuple(
+        b"event: content_block_delta\ndata: "
+        b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" token%02d"}}\n\n' % i
+        for i in range(40)
+    )
+    responses = tuple(
+        b"event: response.output_text.delta\ndata: "
+        b'{"type":"response.output_text.delta","sequence_number":%d,"item_id":"msg_0123456789abcdef","output_index":0,'
+        b'"content_index":0,"delta":" token%02d","logprobs":[],"obfuscation":"%b"}\n\n' % (i, i, b"x" * (i * 7 % 16))
+        for i in range(40)
+    )
+    begins = b'event: message_start\ndata: {"type":"message_start","message":{"model":"demo-1"}}\n\n'
+    ends = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    created = b'event: response.created\ndata: {"type":"response.created","response":{"model":"demo-1"}}\n\n'
+    completed = b'event: response.completed\ndata: {"type":"response.completed","response":{"model":"demo-1"}}\n\n'
+    for name, dialect, first, tokens, tail in (
+        ("chat, padded", OpenAIChat(), (), padded, chat.tail),
+        ("Messages", AnthropicMessages(), (begins,), anthropic, (ends,)),
+        ("Responses", OpenAIResponses(), (created,), responses, (completed,)),
+        ("plain", PlainSSE(), (), chat.body, ()),
+    ):
+        for about, chunks in (("token", tokens), ("coalesced", (b"".join(tokens),))):
+            yield (
+                dialect,
+                Shape(
+                    name=f"{about}, {name}",
+                    about=about,
+                    body=(*first, *chunks * TURNS),
+                    tail=tail,
+                    events=len(first) + len(tokens) * TURNS,
+                    tail_events=len(tail),
+                ),
+            )
 
 
 def run_once(make: Callable[[], Pipeline], chunks: list[bytes]) -> tuple[float, int]:
@@ -126,6 +171,13 @@ def measure_pipelines(setup: Setup) -> Iterator[Reading]:
         yield from _measure(setup, shape, pipelines(dialect_of(shape)))
 
 
+def measure_dialects(setup: Setup) -> Iterator[Reading]:
+    """Tokens of each dialect through the default pipeline, and through its watch alone."""
+    for dialect, shape in spoken():
+        group = {"Watch": stages(dialect)["Watch"], "standard": pipelines(dialect)["standard"]}
+        yield from _measure(setup, shape, group)
+
+
 def measure_stages(setup: Setup) -> Iterator[Reading]:
     """Some shapes through each stage."""
     for name in STAGE_SHAPES:
@@ -149,6 +201,7 @@ def measure_trio(setup: Setup) -> Iterator[Reading]:
 
 BENCHMARKS = (
     Benchmark("core", "pipelines", _without_collector(measure_pipelines), needs_linux=False),
+    Benchmark("core", "dialects", _without_collector(measure_dialects), needs_linux=False),
     Benchmark("core", "trio", _without_collector(measure_trio), needs_linux=False),
     Benchmark("stages", "stages", _without_collector(measure_stages), needs_linux=False),
 )

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import attrs
 
 from ._errors import EventTooLong
+from ._form import Form
 from ._items import End, Eof, Failed, Head
 from ._lines import BLANK, DEFAULT_MAX_LINE, _content, by_line
 from ._stage import Chain, Cut, Lines, Stage
@@ -131,9 +132,9 @@ class _Reader:
 
     def read(self, lines: Lines) -> Event | None:
         """The event of a block of lines that ends with its blank line, or None if it has no data."""
-        plain = _plain_data(lines)
-        if plain is not None:
-            return Event(plain, MESSAGE, self.id)
+        line = lines[0]
+        if len(lines) == 2 and line.startswith(b"data: "):  # nearly all there are
+            return Event(line[6 : _content(line)], MESSAGE, self.id)
         data: list[bytes] = []
         type_ = b""
         retry = None
@@ -153,12 +154,6 @@ class _Reader:
     def set_id(self, value: bytes) -> None:
         if b"\0" not in value:
             self.id = value
-
-
-def _plain_data(lines: Lines) -> bytes | None:
-    """The data of a block that is one data line and its blank line, as nearly all are; None of any other."""
-    line = lines[0]
-    return line[6 : _content(line)] if len(lines) == 2 and line.startswith(b"data: ") else None
 
 
 def _retry(value: bytes, before: int | None) -> int | None:
@@ -286,8 +281,6 @@ class _ObserveEvents(Stage[Lines]):
         self._lines: Lines = []  # of the unfinished event, as long as they are few
         self._size = 0
         self._window: _Window | None = None  # what is kept of it, once they are not
-        # Several stages would have to agree, so only one is asked.
-        self._skim_first = chain.stages[0]._skim if len(chain.stages) == 1 else chain._skim
 
     def _ask(self, head: Head) -> tuple[Head, bool]:
         return self._chain._ask(head)
@@ -310,6 +303,10 @@ class _ObserveEvents(Stage[Lines]):
             self._chain.feed(events)
         return batch
 
+    def _learn(self, form: Form) -> bool:
+        form.most = min(form.most, self._limit)
+        return self._chain._learn(form)
+
     def _feed_open(self, batch: Lines) -> Lines:
         self.feed(batch)
         if self._window is None and self._lines:
@@ -318,7 +315,7 @@ class _ObserveEvents(Stage[Lines]):
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         if self._window is not None:
-            self._window.extend(piece[: _content(piece)])
+            self._window.extend(piece[: _content(piece)] if last else piece)
 
     def end(self, end: End, /) -> tuple[Lines | None, End]:
         self._chain.end(end)
@@ -339,10 +336,7 @@ class _ObserveEvents(Stage[Lines]):
             return None
         lines, self._lines = self._lines, []
         lines.append(blank)
-        data = _plain_data(lines)
-        if data is None:
-            return self._reader.read(lines)
-        return None if self._skim_first(data) else Event(data, MESSAGE, self._reader.id)
+        return self._reader.read(lines)
 
 
 class _Window:

@@ -16,10 +16,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import TypeAlias
 
 from ._errors import LineTooLong
+from ._form import Form, Note
 from ._items import End, Head
 from ._stage import Chain, Cut, Lines, Stage, _feed_last
 
@@ -29,10 +31,17 @@ DEFAULT_MAX_LINE = 32 * 1024 * 1024
 WHOLE = 64 * 1024
 """A line up to this length is always shown whole. Token events are a few hundred bytes; one read brings 64 KiB."""
 
+_MOST_PATIENCE = 64
+"""Blocks after which another form is tried on a stream of which nothing that was learned has come again."""
+
 _SMALLEST_WHOLE = 64
 """The beginning of a line must at least tell what kind of line it is."""
 
 BOM = b"\xef\xbb\xbf"
+
+_LF = ord("\n")
+_CR = ord("\r")
+_COLON = ord(":")
 
 BLANK = (b"\n", b"\r\n", b"\r")
 """The lines that end a block."""
@@ -81,6 +90,12 @@ class _ByLine(Stage[bytes]):
         self._begun = False  # something went out
         self._bypassed = False
         self._plain = False  # none of the above is the case
+        self._between = True  # the last line that was given was a blank one
+        self._drops = chain._drops()
+        self._form: Form | None = None  # that of the last block that was learned
+        self._known: Form | None = None  # the same, when a block may begin
+        self._unlearned = 0  # blocks that could have been learned, since one was
+        self._patience = 1  # how many there may be
 
     def _ask(self, head: Head) -> tuple[Head, bool]:
         if self._when is not None and not self._when(head):
@@ -97,18 +112,80 @@ class _ByLine(Stage[bytes]):
         return _ByLine(chain, sys.maxsize, self._whole, self._when, holds=False)
 
     def feed(self, data: bytes, /) -> bytes:
+        if self._known is not None and self._known.take(data):
+            return data
+        if self._plain and self._between and self._drops is not None and data[0] == _COLON:
+            data = self._drop_comments(data, self._drops)
+            if not data or (self._known is not None and self._known.take(data)):
+                return data
         if self._plain and data.endswith(b"\n") and len(data) <= self._whole:
-            lines = data.splitlines(keepends=True)
-            try:
-                out = self._chain.feed(lines)
-            except Cut as cut:
-                raise Cut(b"".join(_lines_of(cut)), cut.error) from None
-            return data if out is lines else _joined(out, data)
+            return self._feed_lines(data)
         if self._bypassed:
             return data
+        if self._flows and _LF not in data and _CR not in data and self._size + len(data) <= self._max_line:
+            return self._flow_on(data)
         return self._feed_slowly(data)
 
+    def _flow_on(self, data: bytes) -> bytes:
+        """Take a piece from the midst of a long line."""
+        self._size += len(data)
+        out = data if self._kept else b""
+        try:
+            self._chain.rest(data, False)
+        except Exception as error:
+            raise Cut(out, error) from None
+        return out
+
+    def _feed_lines(self, data: bytes) -> bytes:
+        self._known = None
+        lines = _split(data)
+        try:
+            out = self._chain.feed(lines)
+        except Cut as cut:
+            raise Cut(b"".join(_lines_of(cut)), cut.error) from None
+        self._note(lines, same=out is lines)
+        if self._between:
+            self._known = self._form
+        return data if out is lines else _joined(out, data)
+
+    def _drop_comments(self, data: bytes, notes: Sequence[Note]) -> bytes:
+        """Drop the blocks that are one comment at the beginning of ``data``; return what is behind them."""
+        count = at = 0
+        while data.startswith(b":", at):
+            stop = data.find(b"\n", at)
+            if not data.startswith(b"\n\n", stop) or _CR in data[at:stop]:
+                break
+            at = stop + 2
+            count += 1
+        if not count:
+            return data
+        for note in notes:
+            note(count, at)
+        return data[at:]
+
+    def _note(self, lines: Lines, *, same: bool) -> None:
+        """Note where lines that were given end; ``same``: they came out as they were."""
+        began, self._between = self._between, lines[-1] in BLANK
+        if not (self._between and same):
+            return
+        # Of a stream that does not repeat itself nothing can be learned, and trying should cost less and less.
+        self._unlearned += 1
+        if self._unlearned >= self._patience:
+            self._unlearned = 0
+            self._patience = (
+                1 if self._form is not None and self._form.used else min(2 * self._patience, _MOST_PATIENCE)
+            )
+            self._learn_last(lines, began)
+
+    def _learn_last(self, lines: Lines, began: bool) -> None:
+        """Learn the form of the last block of some lines, if it has one; ``began``: they began with a block."""
+        form = _form_of(lines, began, self._whole)
+        if form is not None and self._chain._learn(form):
+            form.settle()
+            self._form = form
+
     def _feed_slowly(self, data: bytes) -> bytes:
+        self._known = None
         out: list[bytes] = []
         try:
             rest = self._skip_bom(data, out) if self._starts else data
@@ -126,6 +203,7 @@ class _ByLine(Stage[bytes]):
             raise Cut(self._begin(out), error) from None
         begun = self._begin(out)
         self._plain = self._begun and not (self._starts or self._fragments or self._flows or self._after_cr)
+        self._known = self._form if self._plain and self._between else None
         return data if begun == data else begun
 
     def _begin(self, out: Lines) -> bytes:
@@ -185,7 +263,11 @@ class _ByLine(Stage[bytes]):
         """Give lines to the chain; return what is behind the last one that was given or kept."""
         if self._fragments:
             return self._finish_line(data, out)
-        lines = data.splitlines(keepends=True)
+        if self._form is not None:
+            stop = self._take_some(data, self._form, out)
+            if stop:
+                return data[stop:]
+        lines = _split(data)
         last = lines[-1]
         if last.endswith(b"\n"):
             self._give(lines, data, out)
@@ -198,6 +280,21 @@ class _ByLine(Stage[bytes]):
             self._fragments.append(last)
             self._size = len(last)
         return b""
+
+    def _take_some(self, data: bytes, form: Form, out: list[bytes]) -> int:
+        """Take blocks of the known form at the beginning of ``data``, or go to where they begin; return their size."""
+        found = data.rfind(b"\n\n") if self._between else data.find(b"\n\n")
+        stop = 1 if data[0] == _LF and not self._between else found + 2 if found >= 0 else 0
+        if not 0 < stop < len(data):
+            return 0
+        block = data[:stop]
+        if not self._between:
+            self._give(_split(block), block, out)
+        elif form.take(block):
+            out.append(block)
+        else:
+            return 0
+        return stop
 
     def _finish_line(self, data: bytes, out: list[bytes]) -> bytes:
         stop = _line_end(data)
@@ -239,12 +336,14 @@ class _ByLine(Stage[bytes]):
         """Feed whole lines, whose bytes are ``data``."""
         if lines:
             result = self._chain.feed(lines)
+            self._note(lines, same=result is lines)
             if result is lines:
                 out.append(data)
             else:
                 out.extend(result)
 
     def _give_open(self, line: bytes, out: list[bytes]) -> None:
+        self._between = False
         result, self._kept = self._chain.feed_open([line])
         out.extend(result)
 
@@ -255,6 +354,30 @@ class _ByLine(Stage[bytes]):
         out, end = _feed_last(self._chain, [self._join()] if self._fragments else None, end)
         last, end = self._chain.end(end)
         return self._begin([*(out or ()), *(last or ())]) or None, end
+
+
+def _split(data: bytes) -> Lines:
+    """The lines of ``data``, with their terminators."""
+    # Where no line ends with a CR, as in nearly all streams there are, the lines are found at the speed of memory.
+    return data.splitlines(keepends=True) if _CR in data else BytesIO(data).readlines()
+
+
+def _form_of(lines: Lines, began: bool, most: int) -> Form | None:
+    """The form of the last block of some lines, if it is one data line, which an ``event`` line may come before."""
+    size = next((i for i, line in enumerate(lines[-2:-5:-1], 1) if line in BLANK), len(lines) if began else 0)
+    if not 2 <= size <= 3:
+        return None
+    *event, line, blank = lines[-size:]
+    before = b"".join(event)
+    if not line.startswith(b"data:") or not before.startswith(b"event:"[: len(before)]):
+        return None
+    start = 6 if line.startswith(b"data: ") else 5
+    stop = _content(line)
+    behind = line[stop:] + blank
+    if behind not in (b"\n\n", b"\r\n\r\n") or b"\r" in before.removesuffix(b"\r\n") or start >= stop:
+        return None
+    type_ = before[6 : _content(before)].removeprefix(b" ")
+    return Form(type_, line[start:stop], before=before + line[:start], behind=behind, most=most)
 
 
 def _joined(out: Lines, data: bytes) -> bytes:

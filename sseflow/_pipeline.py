@@ -64,9 +64,9 @@ class Pipeline:
         """
         if self._ending is not None:
             raise RuntimeError("a stream was fed behind its ending")
-        self._begun = self._begun or bool(data)
         error: Exception | None = None
         if data:
+            self._begun = True
             try:
                 data = self._feed(data)
             except Cut as cut:
@@ -76,9 +76,10 @@ class Pipeline:
             else:
                 if type(data) is not bytes:
                     data, error = b"", TypeError(f"a stage returned {type(data).__name__} for bytes")
-        items: list[Item]
         if self._head is None:
-            items = [data] if data else []
+            if data and error is None:
+                return [data]
+            items: list[Item] = [data] if data else []
         else:
             self._hold(data)
             items = self._settle()

@@ -15,11 +15,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Generic, NoReturn, TypeAlias, TypeVar
 
 import attrs
 
+from ._form import Form, Note
 from ._items import Cancelled, Closed, End, Eof, Failed, Head
 
 #: Lines with their terminators; joined they are the bytes again.
@@ -97,12 +98,21 @@ class Stage(Generic[B]):
         """This stage as it is to be inside `Observe`."""
         return self
 
-    def _skim(self, data: bytes) -> bool:
-        """Take note of an event that is nothing but ``data``, if that can be done without an `Event`; else say no.
+    def _learn(self, form: Form) -> bool:
+        """Say whether blocks of ``form`` need not be fed, because this stage would return them as they are.
 
-        An observer of events is asked this first.
+        Asked between two blocks, right behind one of that form. It still holds in any later state between two blocks.
+        What the stage notes of such blocks it adds to the form's ``notes``.
         """
         return False
+
+    def _learn_comments(self, notes: list[Note]) -> bool | None:
+        """Say what becomes of blocks of one comment and a blank line, in any state between two blocks.
+
+        True: they are dropped; False: they pass. Either way what the stage notes of them is added to ``notes``, and
+        they need not be fed. None: they have to be.
+        """
+        return None
 
 
 def _end_stage(stage: Stage[B], end: End) -> tuple[B | None, End]:
@@ -191,6 +201,18 @@ def _flatten(stages: Iterable[Stage[B]]) -> tuple[Stage[B], ...]:
     return tuple(flat)
 
 
+def _learn_by(stage: Stage[B], form: Form) -> bool:
+    """Ask a stage whether it knows a form."""
+    return _answers(stage, "_learn") and stage._learn(form)
+
+
+def _answers(stage: Stage[B], name: str) -> bool:
+    """Whether ``name`` speaks for the stage's `feed`: not if that was overridden further down."""
+    classes = type(stage).__mro__
+    answers, feeds = (next(at for at, cls in enumerate(classes) if of in vars(cls)) for of in (name, "feed"))
+    return answers <= feeds and "feed" not in vars(stage)
+
+
 class Chain(Stage[B]):
     """One stage made of many, in order.
 
@@ -272,6 +294,18 @@ class Chain(Stage[B]):
             except Exception as error:
                 end = Failed(error)
         return batch or None, end
+
+    def _learn(self, form: Form) -> bool:
+        return not self._broken and all(_learn_by(stage, form) for stage in self._fed)
+
+    def _drops(self) -> Sequence[Note] | None:
+        """What is to be noted of blocks of one comment that a stage drops; None if they have to be fed."""
+        notes: list[Note] = []
+        for stage in self._fed:
+            drops = stage._learn_comments(notes) if _answers(stage, "_learn_comments") else None
+            if drops is not False:
+                return notes if drops else None
+        return None
 
     def _feed_open(self, batch: B) -> B:
         return self.feed_open(batch)[0]
@@ -367,6 +401,22 @@ class Observe(Stage[B]):
             except Exception as error:
                 self._stop(error)
         return batch
+
+    def _learn(self, form: Form) -> bool:
+        if not self._looking:
+            return True
+        others = len(form.notes)
+        if not self._chain._learn(form):
+            return False
+        notes = form.notes[others:]
+
+        def note(count: int, size: int) -> None:
+            if self._looking:
+                for inner in notes:
+                    inner(count, size)
+
+        form.notes[others:] = [note]
+        return True
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         if self._looking:

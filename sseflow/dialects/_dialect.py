@@ -10,6 +10,7 @@ import attrs
 
 from .._errors import UpstreamRefused
 from .._events import Event
+from .._form import Text
 
 # What OpenAI and Anthropic document, and what servers that speak like them send in a stream.
 _STATUS = {
@@ -93,6 +94,9 @@ class Dialect(abc.ABC):
     """What keeps the line warm between two events: a comment without a blank line. Clients are known that take the
     blank line behind an ``id`` for an event without data, and break."""
 
+    names_model: bool = True
+    """Whether events can tell the name of the model."""
+
     @abc.abstractmethod
     def read(self, event: Event, /) -> Reading:
         """Say what an event says. Of a cut one (`Event.cut`) the fields are found by their bytes."""
@@ -101,11 +105,11 @@ class Dialect(abc.ABC):
     def model(self, data: bytes, /) -> str | None:
         """The name of the model, if an event's data tells it."""
 
-    def text_span(self, data: bytes, /) -> tuple[int, int] | None:
-        """Where, in an event's data, the JSON string stands that holds its text, without the quotes; None: nowhere.
+    def text(self, event: Event, /) -> Text | None:
+        """Where in its data an event has what differs from token to token; None: that cannot be said.
 
-        Asked about events that bring content and nothing else. One that is the same before and behind this span, and
-        has another string in it, is taken to say the same without being read.
+        Asked about events that bring content and nothing else. One of the same type, with the same data before and
+        behind this span and another text in it, is taken to say the same without being read.
         """
         return None
 

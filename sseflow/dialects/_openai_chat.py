@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from .._events import Event
+from .._form import Text
 from ._dialect import Dialect, DialectError, Reading
 from ._json import as_object, decode, error_of, model_in
 
@@ -15,7 +16,13 @@ _CONTENT = re.compile(
     rb'"(?:content|reasoning|reasoning_content|refusal|text|arguments|name)"\s*:\s*"(?!")|"tool_calls"\s*:\s*\[\s*\{'
 )
 _TEXT = b'"content":"'
-_BACKSLASH = ord("\\")
+# What follows shows that the string is a value, as it has to be: a key would be one of the marks.
+_STRING = re.compile(
+    rb'"(?:content|reasoning|reasoning_content|refusal|text|arguments)"\s*:\s*"((?:[^"\\]|\\.)++)"(?=[,}])'
+)
+# Sent so that the length of a packet does not tell that of its text: it is of another length each time.
+_PADDING = re.compile(rb'"(?:obfuscation|p)"\s*:\s*"((?:[^"\\]|\\.)*+)(?="[,}])')
+_MARK = re.compile(rb'"(?:error|finish_reason|usage)"\s*+:\s*+(?!null)')
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
 _ERROR_VALUE = re.compile(rb'\s*:\s*[{"]')
 _STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{}]')
@@ -43,12 +50,7 @@ class OpenAIChat(Dialect):
             return _READ_DONE
         if event.cut:
             return self._read_window(event)
-        if (
-            event.type == b"error"
-            or b'"error"' in data
-            or data.count(b'"finish_reason"') != data.count(b'"finish_reason":null')
-            or data.count(b'"usage"') != data.count(b'"usage":null')
-        ):
+        if event.type == b"error" or _is_marked(data):
             return self._read_marked(event)
         return _READ_CONTENT if _has_content(data) else _READ_NOTHING
 
@@ -76,11 +78,16 @@ class OpenAIChat(Dialect):
     def model(self, data: bytes, /) -> str | None:
         return model_in(data)
 
-    def text_span(self, data: bytes, /) -> tuple[int, int] | None:
-        start = data.find(_TEXT) + len(_TEXT)
-        end = data.find(b'"', start)
-        # Nearly all texts are short and have no quote in them. Of another the end is not worth looking for.
-        return (start, end) if start >= len(_TEXT) and start < end and data[end - 1] != _BACKSLASH else None
+    def text(self, event: Event, /) -> Text | None:
+        # What has a mark may be read in another way if another text makes JSON of it, or the other way round.
+        found = None if _MARK.search(event.data) else _STRING.search(event.data)
+        if found is None:
+            return None
+        start, stop = found.span(1)
+        padding = _PADDING.search(event.data, stop)
+        if padding is None:
+            return Text(start, stop, string=True)
+        return Text(start, padding.end(), string=True, filler=event.data[stop : padding.start(1)])
 
     def is_terminator(self, data: bytes, /) -> bool:
         return data == _DONE
@@ -97,6 +104,16 @@ class OpenAIChat(Dialect):
     def error_event(self, error: DialectError, /, *, request_id: str) -> bytes:
         # As OpenAI sends it: without a type, which not every client of this dialect looks at.
         return b"data: " + self.error_body(error, request_id=request_id) + b"\n\n"
+
+
+def _is_marked(data: bytes) -> bool:
+    """Whether there may be more to an event than content."""
+    # Most chunks can be ruled out by these; the rest is worth a regular expression.
+    return (
+        b'"error"' in data
+        or data.count(b'"finish_reason"') != data.count(b'"finish_reason":null')
+        or data.count(b'"usage"') != data.count(b'"usage":null')
+    ) and _MARK.search(data) is not None
 
 
 def _has_content(data: bytes) -> bool:

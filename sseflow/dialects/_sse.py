@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._events import Event
+from .._form import Text
 from ._dialect import Dialect, Reading
 
 _CONTENT = Reading(content=True)
@@ -17,6 +18,11 @@ class PlainSSE(Dialect):
 
     def read(self, event: Event, /) -> Reading:
         return _CONTENT if event.size else _EMPTY
+
+    names_model = False
+
+    def text(self, event: Event, /) -> Text | None:
+        return Text(0, len(event.data))
 
     def model(self, data: bytes, /) -> str | None:
         return None

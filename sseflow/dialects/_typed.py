@@ -6,6 +6,7 @@ import abc
 import re
 
 from .._events import MESSAGE, Event
+from .._form import Text
 from ._dialect import Dialect, DialectError, Reading
 from ._json import decode, error_of, model_in
 
@@ -56,6 +57,12 @@ class TypedDialect(Dialect):
             error=self._error(event) if kind in self.errors else None,
             usage=usage,
         )
+
+    def text(self, event: Event, /) -> Text | None:
+        # Nothing counts but the type.
+        found = _TYPE.match(event.data) if event.type == MESSAGE else None
+        start = found.end() if found is not None else 0
+        return Text(start, len(event.data)) if event.type != MESSAGE or start else None
 
     def _error(self, event: Event) -> DialectError:
         value = decode(event.data)

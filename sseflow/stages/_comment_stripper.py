@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from .._form import Form, Note
 from .._items import Head
 from .._lines import BLANK
 from .._stage import Lines, Stage
@@ -50,6 +51,20 @@ class CommentStripper(Stage[Lines]):
                 self._after_cr = batch[-1][-1] == _CR
                 return batch
         return self._strip(batch)
+
+    def _learn(self, form: Form) -> bool:
+        def note(count: int, size: int) -> None:
+            self._after_cr = False
+
+        form.notes.append(note)
+        return True
+
+    def _learn_comments(self, notes: list[Note]) -> bool:
+        def note(count: int, size: int) -> None:
+            self._kept = False
+
+        notes.append(note)
+        return True
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         if self._kept:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from .._events import MESSAGE, field
+from .._form import Form
 from .._items import Head
 from .._lines import BLANK
 from .._stage import Lines, Stage
@@ -52,6 +53,9 @@ class CommitGate(Stage[Lines]):
         if not self._open:
             self._judge(batch)
         return batch
+
+    def _learn(self, form: Form) -> bool:
+        return self._open
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         self._count(len(piece))

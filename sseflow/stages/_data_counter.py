@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._form import Form, Note
 from .._lines import BLANK, _content
 from .._stage import Lines, Stage
 
@@ -63,10 +64,29 @@ class DataCounter(Stage[Lines]):
                 self._open_data = False
         return batch
 
+    def _learn(self, form: Form) -> bool:
+        around = form.around
+
+        def note(count: int, size: int) -> None:
+            self.raw_bytes += size
+            self.data_bytes += size - count * around
+            self.data_events += count
+
+        form.notes.append(note)
+        return True
+
+    def _learn_comments(self, notes: list[Note]) -> bool:
+        def note(count: int, size: int) -> None:
+            self.raw_bytes += size
+            self.comments += count
+
+        notes.append(note)
+        return False
+
     def rest(self, piece: bytes, last: bool, /) -> None:
         self.raw_bytes += len(piece)
         if self._open_data:
-            self.data_bytes += _content(piece)
+            self.data_bytes += _content(piece) if last else len(piece)
 
 
 def _data_value_length(line: bytes) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._errors import EventTooLong
 from .._events import DEFAULT_MAX_EVENT
+from .._form import Form
 from .._lines import BLANK
 from .._stage import Cut, Lines, Stage
 
@@ -40,6 +41,9 @@ class EventLimit(Stage[Lines]):
             else:
                 self._size += len(line)
         return batch
+
+    def _learn(self, form: Form) -> bool:
+        return True  # nothing but the blank line comes behind the line that may be of another length
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         if self._size:  # else it is the LF of a blank line that ended with a CR

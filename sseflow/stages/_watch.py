@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .._events import MESSAGE, Event, Events
+from .._form import Form
 from .._stage import Stage
 from ..dialects import Dialect, DialectError, Reading
 
@@ -38,10 +39,6 @@ class Watch(Stage[Events]):
         self.model: str | None = None
         """The name of the model that answers, as the upstream calls it."""
 
-        # What stood around the text of the last event that was nothing but text. Tokens of one stream differ in their
-        # text only, so that is nearly all there is to look at. No data begins with a line end: there is none yet.
-        self._before = self._behind = b"\n"
-
     @property
     def complete(self) -> bool:
         """Whether the stream may end here: its dialect's end was seen, or it has no end of its own."""
@@ -65,22 +62,21 @@ class Watch(Stage[Events]):
                 self.usage = {**(self.usage or {}), **reading.usage}
             if self.model is None:
                 self.model = self.dialect.model(event.data)
-            if reading == _NOTHING_BUT_CONTENT:
-                self._remember(event)
         return batch
 
-    def _remember(self, event: Event) -> None:
-        span = self.dialect.text_span(event.data) if event.type == MESSAGE and not event.cut else None
-        if span is not None:
-            self._before = event.data[: span[0]]
-            self._behind = event.data[span[1] :]
+    def _learn(self, form: Form) -> bool:
+        event = Event(form.data, form.type or MESSAGE)
+        if self.dialect.read(event) != _NOTHING_BUT_CONTENT:
+            return False
+        text = self.dialect.text(event)
+        if text is None or not form.vary(text):
+            return False
+        if self.model is None and not text.string and self.dialect.names_model:
+            return False  # it may be in the text
 
-    def _skim(self, data: bytes) -> bool:
-        if not (data.startswith(self._before) and data.endswith(self._behind)):
-            return False
-        text = data[len(self._before) : -len(self._behind)]
-        if not text or b'"' in text or text.endswith(b"\\"):  # the string may end elsewhere, or be empty
-            return False
-        self.content += 1
-        self.events += 1
+        def note(count: int, size: int) -> None:
+            self.content += count
+            self.events += count
+
+        form.notes.append(note)
         return True

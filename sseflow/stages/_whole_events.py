@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._form import Form
 from .._items import End, Eof
 from .._lines import BLANK, WHOLE, _content
 from .._stage import Lines, Stage
@@ -43,6 +44,9 @@ class WholeEvents(Stage[Lines]):
         self._held += waiting
         self._size = size
         return out
+
+    def _learn(self, form: Form) -> bool:
+        return True
 
     def _feed_open(self, batch: Lines) -> Lines:
         if batch[-1].endswith(b"\r"):
