@@ -284,7 +284,7 @@ class Chain(Stage[B]):
         for at, stage in enumerate(self.stages):
             if self._broken and id(stage) in self._broken:
                 batch = None
-            elif batch:
+            elif batch is not None:
                 batch, end = _feed_last(stage, batch, end)
             if at not in self._ended:
                 continue
@@ -293,7 +293,7 @@ class Chain(Stage[B]):
                 batch = _add(batch, last)
             except Exception as error:
                 end = Failed(error)
-        return batch or None, end
+        return batch, end
 
     def _learn(self, form: Form) -> bool:
         return not self._broken and all(_learn_by(stage, form) for stage in self._fed)
