@@ -146,47 +146,53 @@ def _add(first: B | None, second: B | None) -> B | None:
     return first + second  # type: ignore[operator, no-any-return]  # bytes and lists can be added; Sized does not say so
 
 
-_FUNCTIONS = frozenset({"head", "_ask", "feed", "_feed_open", "end"})
-
-
 def _overrides(stage: Stage[B], name: str) -> bool:
-    return getattr(type(stage), name) is not getattr(Stage, name) or name in getattr(stage, "__dict__", ())
+    """Whether a stage, or its class, has a function of its own; found out without a look at its `__dict__`, which many
+    objects have no need to make."""
+    return getattr(getattr(stage, name), "__func__", None) is not getattr(Stage, name)
 
 
 @attrs.frozen
 class _Plan:
-    """Which stages of a chain are to be called; the places of those that override a function."""
+    """Which stages of a chain are to be called, by their places."""
 
     asked: tuple[int, ...]
     fed: tuple[int, ...]
     depths: tuple[int, ...]
     ended: frozenset[int]
+    inherited: tuple[tuple[int, str], ...]
+    """What is not called: places, and names of functions."""
 
 
-def _plan(stages: Iterable[Stage[B]]) -> _Plan:
+def _plan(stages: tuple[Stage[B], ...]) -> _Plan:
     fed = [at for at, stage in enumerate(stages) if _overrides(stage, "feed") or _overrides(stage, "_feed_open")]
     return _Plan(
         asked=tuple(at for at, stage in enumerate(stages) if _overrides(stage, "head") or _overrides(stage, "_ask")),
         fed=tuple(fed),
         depths=tuple(at + 1 for at in fed),
         ended=frozenset(at for at, stage in enumerate(stages) if _overrides(stage, "end")),
+        inherited=tuple(
+            (at, name)
+            for at, stage in enumerate(stages)
+            for name in ("head", "feed", "end")
+            if not _overrides(stage, name)
+        ),
     )
 
 
-#: The plans for stages of some classes that override nothing for themselves, as streams of one kind have the same.
+#: Plans by classes, since streams of one kind have stages of the same.
 _plans: dict[tuple[type, ...], _Plan] = {}
+
 _MAX_PLANS = 256
+"""A program has a handful of kinds of streams."""
 
 
 def _plan_for(stages: tuple[Stage[B], ...]) -> _Plan:
-    for stage in stages:
-        if not _FUNCTIONS.isdisjoint(getattr(stage, "__dict__", ())):
-            return _plan(stages)
     kinds = tuple(map(type, stages))
     plan = _plans.get(kinds)
-    if plan is None:
+    if plan is None or any([_overrides(stages[at], name) for at, name in plan.inherited]):
         plan = _plan(stages)
-        if len(_plans) < _MAX_PLANS:
+        if kinds not in _plans and len(_plans) < _MAX_PLANS:
             _plans[kinds] = plan
     return plan
 
@@ -196,7 +202,7 @@ def _flatten(stages: Iterable[Stage[B]]) -> tuple[Stage[B], ...]:
     flat: list[Stage[B]] = []
     for stage in stages:
         flat += stage.stages if type(stage) is Chain else (stage,)
-    if len(set(map(id, flat))) != len(flat):
+    if len(flat) > 1 and len(set(map(id, flat))) != len(flat):
         raise ValueError("a stage stands in the chain twice; each place needs one of its own")
     return tuple(flat)
 
