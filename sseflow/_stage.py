@@ -159,7 +159,6 @@ class _Plan:
     asked: tuple[int, ...]
     fed: tuple[int, ...]
     depths: tuple[int, ...]
-    ended: frozenset[int]
     inherited: tuple[tuple[int, str], ...]
     """What is not called: places, and names of functions."""
 
@@ -170,12 +169,8 @@ def _plan(stages: tuple[Stage[B], ...]) -> _Plan:
         asked=tuple(at for at, stage in enumerate(stages) if _overrides(stage, "head") or _overrides(stage, "_ask")),
         fed=tuple(fed),
         depths=tuple(at + 1 for at in fed),
-        ended=frozenset(at for at, stage in enumerate(stages) if _overrides(stage, "end")),
         inherited=tuple(
-            (at, name)
-            for at, stage in enumerate(stages)
-            for name in ("head", "feed", "end")
-            if not _overrides(stage, name)
+            (at, name) for at, stage in enumerate(stages) for name in ("head", "feed") if not _overrides(stage, name)
         ),
     )
 
@@ -222,7 +217,7 @@ def _answers(stage: Stage[B], name: str) -> bool:
 class Chain(Stage[B]):
     """One stage made of many, in order.
 
-    A stage costs nothing where it overrides nothing: per batch, per head, at the ending.
+    A stage that does not override ``feed`` costs nothing per batch, nor one without a ``head`` when that is asked for.
     """
 
     def __init__(self, *stages: Stage[B]) -> None:
@@ -233,7 +228,6 @@ class Chain(Stage[B]):
         self._fed = [self.stages[at] for at in plan.fed]
         self._feeds = tuple([stage.feed for stage in self._fed])
         self._depths = plan.depths
-        self._ended = plan.ended
         self._rests: tuple[Stage[B], ...] = ()
         self._broken: frozenset[int] = frozenset()  # the identities of stages that raised
 
@@ -287,13 +281,11 @@ class Chain(Stage[B]):
 
     def end(self, end: End, /) -> tuple[B | None, End]:
         batch: B | None = None
-        for at, stage in enumerate(self.stages):
+        for stage in self.stages:
             if self._broken and id(stage) in self._broken:
                 batch = None
             elif batch is not None:
                 batch, end = _feed_last(stage, batch, end)
-            if at not in self._ended:
-                continue
             last, end = _end_stage(stage, end)
             try:
                 batch = _add(batch, last)
