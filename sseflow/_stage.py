@@ -211,7 +211,7 @@ def _answers(stage: Stage[B], name: str) -> bool:
     """Whether ``name`` speaks for the stage's `feed`: not if that was overridden further down."""
     classes = type(stage).__mro__
     answers, feeds = (next(at for at, cls in enumerate(classes) if of in vars(cls)) for of in (name, "feed"))
-    return answers <= feeds and "feed" not in vars(stage)
+    return answers <= feeds and getattr(stage.feed, "__func__", None) is type(stage).feed
 
 
 class Chain(Stage[B]):
