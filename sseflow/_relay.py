@@ -53,6 +53,9 @@ class PolledSource(Source, Protocol):
     def receive_nowait(self) -> bytes | None:
         """Like `receive_some`, without waiting; None if there is nothing yet."""
 
+    def close_nowait(self) -> bool:
+        """Like `aclose`, if that can be done without waiting; else False, and nothing has been done."""
+
 
 class Sink(Protocol):
     """Where the bytes go."""
@@ -218,8 +221,9 @@ class Relay:
                 await self._give_last(self._stopped)
         finally:
             self._pipeline.end(Cancelled())
-            with trio.CancelScope(shield=True):
-                await self._close()
+            if not (self._finished and self._close_nowait()):
+                with trio.CancelScope(shield=True):
+                    await self._close()
             ending = self._pipeline.ending
             assert ending is not None
             outcome = Outcome(
@@ -404,6 +408,11 @@ class Relay:
     def _note_first_out(self) -> None:
         self._committed = True
         self._first_out = trio.current_time()
+
+    def _close_nowait(self) -> bool:
+        """Close a source that need not be waited for, as one whose connection goes back to a pool."""
+        close_nowait = getattr(self._source, "close_nowait", None)
+        return close_nowait is not None and close_nowait()
 
     async def _close(self) -> None:
         """Tell all that the stream is over: the source, and the sink if it does not know yet."""

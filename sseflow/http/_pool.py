@@ -331,9 +331,15 @@ class Call:
 
     async def aclose(self) -> None:
         """Give the connection back to the pool if it is good, else close it. Once only; later calls do nothing."""
+        if not self.close_nowait():
+            self._closed = True
+            with contextlib.suppress(trio.BrokenResourceError):
+                await trio.aclose_forcefully(self._wire)
+
+    def close_nowait(self) -> bool:
+        """Give the connection back to the pool if it is good; True also if it was closed before."""
         if self._closed:
-            return
-        self._closed = True
+            return True
         response = self._response
         if (
             response is not None
@@ -343,10 +349,9 @@ class Call:
             and self._reader.done
             and not (self._eof or self._reader.trailing or self._received or self._double_framing or self._error)
         ):
+            self._closed = True
             self._pool.give(self.origin, self._wire)
-        else:
-            with contextlib.suppress(trio.BrokenResourceError):
-                await trio.aclose_forcefully(self._wire)
+        return self._closed
 
     def _lost(self, when: str, error: Exception | None) -> UpstreamError:
         how = "closed the connection" if error is None else f"was lost ({error})"
