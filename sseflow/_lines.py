@@ -95,7 +95,7 @@ class _ByLine(Stage[bytes]):
         self._form: Form | None = None  # that of the last block that was learned
         self._known: Form | None = None  # the same, when a block may begin
         self._unlearned = 0  # blocks that could have been learned, since one was
-        self._patience = 1  # how many there may be
+        self._patience = 2  # how many there may be; a stream of one event has nothing to learn for
 
     def _ask(self, head: Head) -> tuple[Head, bool]:
         if self._when is not None and not self._when(head):
