@@ -160,7 +160,7 @@ class Relay:
             if polled.fileno() >= 0:
                 self._loan = _Loan(switchboard, polled, cast("PolledSink", sink))
         self._scope = trio.CancelScope()
-        self._nap = trio.CancelScope()  # around reads, and never cancelled in a write
+        self._nap: trio.CancelScope  # around reads of what is not lent, and never cancelled in a write
         self._woken = False
         self._silent_since = 0.0
         self._stopped: End | None = None
@@ -206,7 +206,10 @@ class Relay:
         """
         if self.reading_since is not None:
             self._woken = True
-            self._nap.cancel()
+            if self._loan is None:
+                self._nap.cancel()
+            else:
+                self._loan.board.recall(self._loan.source.fileno())
 
     async def run(self) -> Outcome:
         """Relay until the stream ends; close the source, finish the sink, and say what became of it.
@@ -249,20 +252,26 @@ class Relay:
         self._silent_since = self.quiet_since = trio.current_time()
         while self._pipeline.ending is None:
             self._woken = False
-            items: list[Item] | None = None
-            with self._nap:
+            self.reading_since = self._silent_since
+            loan = self._loan
+            if loan is None:
                 items = await self._pump_until_woken()
-            if items is None:
-                self.reading_since = None
-                items, self._left = self._left, []
-                if self._pipeline.ending is None:
-                    items += self._pipeline.feed(b"")
             else:
+                # Bytes are passed on until there is something else to be done; what is to be written then is left.
+                loan.board.now = trio.current_time()
+                if (not loan.source.ready or self._step()) and not self._woken:
+                    await loan.board.lend(loan.source.fileno(), self._step)
+                items, self._left = self._left, []
+            self.reading_since = None
+            has_read, writes = bool(items) or not self._woken, bool(items) or self._blocked > 0
+            if self._woken and self._pipeline.ending is None:
+                items += self._pipeline.feed(b"")
+            goes_on = await self._write(items)
+            if has_read:
                 self._silent_since = trio.current_time()
-            if items:
+            if items or writes:
                 self.quiet_since = trio.current_time()
-            self._nap = trio.CancelScope()
-            if await self._write(items) and self._on_wake is not None and self._pipeline.ending is None:
+            if goes_on and self._woken and self._on_wake is not None and self._pipeline.ending is None:
                 await self._call_on_wake(self._on_wake)
 
     async def _call_on_wake(self, on_wake: Callable[[], Awaitable[None]]) -> None:
@@ -273,21 +282,18 @@ class Relay:
 
     async def _pump_until_woken(self) -> list[Item]:
         """Pump; return what is still to be written when the pipeline has ended, or `wake` came together with bytes."""
-        while True:
-            self.reading_since = self._silent_since
-            if self._loan is None:
+        with trio.CancelScope() as self._nap:
+            while True:
                 items = await self._receive()
-            else:
-                await self._lend(self._loan)
-                items, self._left = self._left, []
-            self.reading_since = None
-            if self._woken or self._pipeline.ending is not None:
-                return items
-            if not await self._write(items):
-                return []
-            self._silent_since = now = trio.current_time()
-            if items:
-                self.quiet_since = now
+                self.reading_since = None
+                if self._woken or self._pipeline.ending is not None:
+                    return items
+                if not await self._write(items):
+                    return []
+                self.reading_since = self._silent_since = trio.current_time()
+                if items:
+                    self.quiet_since = self._silent_since
+        return []
 
     async def _receive(self) -> list[Item]:
         try:
@@ -305,12 +311,6 @@ class Relay:
         self._chunks_in += 1
         self._bytes_in += len(data)
         return self._pipeline.feed(data)
-
-    async def _lend(self, loan: _Loan) -> None:
-        """Have bytes passed on, until there is something else to be done; what is to be written then is left."""
-        loan.board.now = trio.current_time()
-        if not loan.source.ready or self._step():
-            await loan.board.lend(loan.source.fileno(), self._step)
 
     def _step(self) -> bool:
         """Read, feed and send, without waiting. False: the pump is to go on."""

@@ -41,7 +41,7 @@ class Switchboard:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._calls: dict[int, Callable[[], object]] = {}
+        self._entries: dict[int, _Loan | Watch] = {}
 
         self.now = 0.0
         """The time of `trio.current_time` at which the batch that is being served was polled."""
@@ -58,66 +58,98 @@ class Switchboard:
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> NoReturn:
         """Serve until cancelled."""
-        descriptor, poll, calls = self._epoll.fileno(), self._epoll.poll, self._calls
+        descriptor, poll, entries = self._epoll.fileno(), self._epoll.poll, self._entries
         while True:
             await trio.lowlevel.wait_readable(descriptor)
             self.now = trio.current_time()
             for ready, _ in poll(0, BATCH):
-                call = calls.get(ready)
-                if call is not None:
-                    call()
+                entry = entries.get(ready)
+                if entry is not None:
+                    entry.call()
 
     async def lend(self, descriptor: int, step: Callable[[], bool]) -> None:
-        """Have ``step`` called whenever ``descriptor`` is readable, until it returns False.
+        """Have ``step`` called whenever ``descriptor`` is readable, until it returns False or `recall` is called.
 
         Raises what it raises. A cancellation takes back at once: ``step`` is not called any more.
         """
-        task = trio.lowlevel.current_task()
-        run = task.context.run
-        raised: BaseException | None = None
+        loan = _Loan(self, descriptor, step)
+        self._add(descriptor, select.EPOLLIN, loan)
+        await trio.lowlevel.wait_task_rescheduled(loan.abort)
+        if loan.raised is not None:
+            raise loan.raised
 
-        def call() -> None:
-            nonlocal raised
-            try:
-                if run(step):
-                    return
-            except BaseException as error:
-                raised = error
-            if self._calls.get(descriptor) is call:  # else the step had its own pump cancelled
-                self._remove(descriptor)
-                trio.lowlevel.reschedule(task)
+    def recall(self, descriptor: int) -> None:
+        """Have `lend` return, if the descriptor is lent. Takes back at once."""
+        entry = self._entries.get(descriptor)
+        if isinstance(entry, _Loan):
+            entry.give_back()
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._remove(descriptor)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._add(descriptor, select.EPOLLIN, call)
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        if raised is not None:
-            raise raised
-
-    def watch(self, descriptor: int, on_left: Callable[[], object]) -> Callable[[], None]:
+    def watch(self, descriptor: int, on_left: Callable[[], object]) -> Watch:
         """Call ``on_left``, once, when the peer has closed its end, also if bytes that it sent before were not read.
 
-        Returns:
-            What ends the watch; to be called before the descriptor is closed, and harmless when called again.
+        The watch must be ended before the descriptor is closed.
         """
+        watch = Watch(self, descriptor, on_left)
+        self._add(descriptor, select.EPOLLRDHUP, watch)
+        return watch
 
-        def call() -> None:
-            forget()
-            on_left()
-
-        def forget() -> None:
-            if self._calls.get(descriptor) is call:
-                self._remove(descriptor)
-
-        self._add(descriptor, select.EPOLLRDHUP, call)
-        return forget
-
-    def _add(self, descriptor: int, events: int, call: Callable[[], object]) -> None:
+    def _add(self, descriptor: int, events: int, entry: _Loan | Watch) -> None:
         self._epoll.register(descriptor, events)
-        self._calls[descriptor] = call
+        self._entries[descriptor] = entry
 
     def _remove(self, descriptor: int) -> None:
-        del self._calls[descriptor]
+        del self._entries[descriptor]
         self._epoll.unregister(descriptor)
+
+
+# There is one of each for every stream, so they are small.
+
+
+class _Loan:
+    """A stream that is lent, and the task that sleeps meanwhile."""
+
+    __slots__ = ("_board", "_descriptor", "_step", "_task", "raised")
+
+    def __init__(self, board: Switchboard, descriptor: int, step: Callable[[], bool]) -> None:
+        self._board = board
+        self._descriptor = descriptor
+        self._step = step
+        self._task = trio.lowlevel.current_task()
+        self.raised: BaseException | None = None
+
+    def call(self) -> None:
+        try:
+            if self._task.context.run(self._step):
+                return
+        except BaseException as error:
+            self.raised = error
+        if self._board._entries.get(self._descriptor) is self:  # else the step had its own pump cancelled
+            self.give_back()
+
+    def give_back(self) -> None:
+        self._board._remove(self._descriptor)
+        trio.lowlevel.reschedule(self._task)
+
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        self._board._remove(self._descriptor)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class Watch:
+    """What tells that a peer has left; see `Switchboard.watch`."""
+
+    __slots__ = ("_board", "_descriptor", "_on_left")
+
+    def __init__(self, board: Switchboard, descriptor: int, on_left: Callable[[], object]) -> None:
+        self._board = board
+        self._descriptor = descriptor
+        self._on_left = on_left
+
+    def call(self) -> None:
+        self.end()
+        self._on_left()
+
+    def end(self) -> None:
+        """Tell nothing any more. Does nothing the second time, or when it has told."""
+        if self._board._entries.get(self._descriptor) is self:
+            self._board._remove(self._descriptor)

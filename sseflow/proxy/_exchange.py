@@ -24,6 +24,7 @@ from .. import (
     UpstreamLost,
     UpstreamTimeout,
 )
+from .._switchboard import Watch
 from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE
 from ..http import Call, Counted, Headers, Incoming, NoBody, Request, WriteTimeout, frame_chunk, last_chunk
 from ._answer import Answer, CallOutcome, State
@@ -124,7 +125,7 @@ class Exchange:
             on_watch_error=lambda error: app.log_exception("the watch of a stream failed", error),
             switchboard=app.switchboard,
         )
-        self._stop_watching: Callable[[], None] | None = None
+        self._watch: Watch | None = None
 
     # For handlers.
 
@@ -204,8 +205,8 @@ class Exchange:
             except Exception as raised:
                 error = await self._end(raised)
         finally:
-            if self._stop_watching is not None:
-                self._stop_watching()
+            if self._watch is not None:
+                self._watch.end()
             self._answer.abort()
             if not all(call.closed for call in self._calls):
                 with trio.CancelScope(shield=True):
@@ -232,7 +233,7 @@ class Exchange:
     def check_time(self, now: float) -> None:
         """Do what is due: notice a client that has left unseen, end what takes too long, keep the client warm."""
         answer, settings = self._answer, self._settings
-        if self._stop_watching is None and not self.incoming.is_watched and self.incoming.connection.client_has_left:
+        if self._watch is None and not self.incoming.is_watched and self.incoming.connection.client_has_left:
             self._leave()
             return
         answer.check_drain(now)
@@ -287,7 +288,7 @@ class Exchange:
         board, descriptor = self._app.switchboard, self.incoming.connection.fileno()
         if board is None or descriptor < 0:
             return False
-        self._stop_watching = board.watch(descriptor, self._leave)
+        self._watch = board.watch(descriptor, self._leave)
         return True
 
     async def _read_client(self) -> None:

@@ -26,7 +26,7 @@ async def board() -> AsyncIterator[Switchboard]:
         nursery.start_soon(board.run)
         yield board
         nursery.cancel_scope.cancel()
-    assert not board._calls
+    assert not board._entries
     board.close()
 
 
@@ -78,7 +78,7 @@ async def test_a_cancellation_takes_back_at_once(board: Switchboard, pair: Pair)
             await trio.testing.wait_all_tasks_blocked()
             far.send(b"x")
             scope.cancel()
-            assert not board._calls
+            assert not board._entries
     assert not steps
 
 
@@ -174,16 +174,16 @@ async def test_a_watch_can_be_ended(board: Switchboard, pair: Pair) -> None:
     """Then nothing is told; ending it twice, or behind its end, is nothing."""
     near, far = pair
     left: list[None] = []
-    forget = board.watch(near.fileno(), lambda: left.append(None))
-    forget()
-    forget()
+    watch = board.watch(near.fileno(), lambda: left.append(None))
+    watch.end()
+    watch.end()
     again = board.watch(near.fileno(), lambda: left.append(None))
-    forget()
-    assert board._calls
+    watch.end()
+    assert board._entries
     far.close()
     await trio.testing.wait_all_tasks_blocked(0.01)
     assert left == [None]
-    again()
+    again.end()
 
 
 class Polled:
