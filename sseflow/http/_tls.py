@@ -67,6 +67,8 @@ class TlsWire(trio.abc.Stream):
             trio.BrokenResourceError: it cannot be begun; the cause says why.
         """
         await self._agree(self._session.do_handshake)
+        if self._incoming.pending:  # the first bytes came with the last of the handshake
+            self._read_session()
 
     # Reading.
 
@@ -115,6 +117,10 @@ class TlsWire(trio.abc.Stream):
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
+        self._read_session()
+
+    def _read_session(self) -> None:
+        """Read all that the session can decrypt now."""
         read = self._session.read
         parts: list[bytes] = []
         try:
