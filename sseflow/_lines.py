@@ -285,7 +285,7 @@ class _ByLine(Stage[bytes]):
         """Take blocks of the known form at the beginning of ``data``, or go to where they begin; return their size."""
         found = data.rfind(b"\n\n") if self._between else data.find(b"\n\n")
         stop = 1 if data[0] == _LF and not self._between else found + 2 if found >= 0 else 0
-        if not 0 < stop < len(data):
+        if not stop:
             return 0
         block = data[:stop]
         if not self._between:

@@ -28,7 +28,7 @@ from sseflow.stages import CommentStripper, CommitGate, DataCounter, Watch
 
 from .strategies import ENDS, HEAD, drive, run
 
-EXAMPLES = int(os.environ.get("SSEFLOW_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("SSEFLOW_EXAMPLES", "150"))
 
 # What may stand in the place of a text: what ends a string, what seems to, what is no JSON, and each dialect's marks.
 _TEXTS = st.lists(
@@ -222,7 +222,7 @@ def _chat(text: bytes, *, end: bytes = b"\n", padding: bytes | None = None) -> b
         pytest.param([_chat(b"b") + _chat(b" cd") + _chat(b"\\n\\u00e9\\\\")], 0, id="together"),
         pytest.param([_chat(b'\\"b\\\\\\"') + _chat(b'\\\\\\"')], 0, id="quotes"),
         pytest.param([_chat(b"b" * 30_000) * 4], 0, id="longer-than-a-line-may-be"),
-        pytest.param([_chat(b"b") + _chat(b"c")[:9], _chat(b"c")[9:] + _chat(b"d"), _chat(b"e")], 2, id="within"),
+        pytest.param([_chat(b"b") + _chat(b"c")[:9], _chat(b"c")[9:] + _chat(b"d"), _chat(b"e")], 1, id="within"),
         pytest.param([_chat(b"b") + _chat(b"c")[:-1], b"\n" + _chat(b"d") * 2 + b"d", b"ata: 1\n\n"], 3, id="blank"),
     ],
 )
@@ -368,9 +368,16 @@ def test_two_that_differ_about_the_text() -> None:
 
 def test_a_line_feed_behind_a_stream_of_its_own() -> None:
     """What a stage remembers of a lone CR is forgotten behind blocks that were taken."""
-    chunks = [b"data: a\n\n", b"data: a\n\n", b"data: b\r\r", b"data: c\n\n", b"data: d\n\n", b": e\n\n", b"\n"]
+    chunks = [b"data: a\n\n", b"data: b\r\r", b": c\n\n", b"data: d\n\n", b": c\n\n", b"\n"]
     out, _ = run(by_line(CommentStripper()), chunks=chunks)
-    assert out == b"".join(chunks).replace(b": e\n\n", b"")
+    assert out == b"".join(chunks).replace(b": c\n\n", b"")
+
+
+def test_a_space_behind_the_colon_is_no_data() -> None:
+    """Not even where the form was learned from a line that had none."""
+    counter = DataCounter()
+    run(by_line(counter), chunks=[b"data:a\n\n", b"data:ab\n\n", b"data: b\n\n", b"data: b\n\ndata:  b\n\n"])
+    assert (counter.data_events, counter.data_bytes) == (5, 7)
 
 
 def test_a_fault_in_the_midst_of_a_long_line() -> None:
