@@ -55,6 +55,28 @@ class Form:
         most: bytes that a block of this form may have.
     """
 
+    # There is one for each open stream.
+    __slots__ = (
+        "_before",
+        "_behind",
+        "_filler",
+        "_first",
+        "_joint",
+        "_last",
+        "_left",
+        "_line",
+        "_lines",
+        "_right",
+        "_string",
+        "_text",
+        "around",
+        "data",
+        "most",
+        "notes",
+        "type",
+        "used",
+    )
+
     def __init__(self, type: bytes, data: bytes, *, before: bytes, behind: bytes, most: int) -> None:
         self.type = type
         self.data = data
@@ -84,6 +106,7 @@ class Form:
         """Make ready for `take`, when all stages have agreed."""
         if self._before.endswith(b"data:"):  # a space that came to stand here would be no data
             self._before += self.data[:1]
+        self.data = b""  # it may be long, and is not needed any more
         self._string = self._text is not None and self._text.string
         self._filler = self._text.filler if self._text is not None else b""
         self._first, self._last = len(self._before), -len(self._behind)

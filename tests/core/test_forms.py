@@ -22,8 +22,8 @@ from sseflow import (
     by_event,
     by_line,
 )
-from sseflow._form import Form, Text
-from sseflow.dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, Reading
+from sseflow._form import Form
+from sseflow.dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, Reading, Text
 from sseflow.stages import CommentStripper, CommitGate, DataCounter, Watch
 
 from .strategies import ENDS, HEAD, drive, run
@@ -413,6 +413,21 @@ def test_a_dialect_of_ones_own_reads_everything() -> None:
     for _ in range(5):
         stage.feed(_chat(b"a"))
     assert dialect.reads >= 5
+
+
+def test_a_dialect_that_raises_when_asked_for_the_text() -> None:
+    """It stops its observer, once, and costs the stream nothing."""
+
+    class Bad(Counting):
+        def text(self, event: Event, /) -> Text | None:
+            raise error
+
+    error = KeyError()
+    errors: list[Exception] = []
+    stage = by_line(Observe(by_event(Watch(Bad())), on_error=errors.append))
+    for _ in range(5):
+        assert stage.feed(_chat(b"a")) == _chat(b"a")
+    assert errors == [error]
 
 
 def test_a_stage_says_nothing_by_default() -> None:
