@@ -121,16 +121,17 @@ class Form:
         """If ``data`` is nothing but blocks of this form, take note of them."""
         if not (data.startswith(self._before) and data.endswith(self._behind)):
             return False
+        size = len(data)
         text = data[self._first : self._last]
         if _LF not in text:
-            count, longest = 1, len(data)
+            count, longest = 1, size
         else:
             lines = BytesIO(data).readlines()
             texts = [line[self._left : self._right] for line in lines[self._line :: self._lines]]
             if not all(texts) or self._joint.join(texts) != text:
                 return False
             count, text = len(texts), b"\n".join(texts)
-            longest = 0 if len(data) <= self.most else max(map(len, texts)) - self._last + self._first
+            longest = 0 if size <= self.most else max(map(len, texts)) - self._last + self._first
         if not text or _CR in text or longest > self.most:
             return False
         if self._filler:
@@ -140,7 +141,7 @@ class Form:
         if self._string and (_QUOTE in text or _BACKSLASH in text) and not _are_insides(text):
             return False
         for note in self.notes:
-            note(count, len(data))
+            note(count, size)
         self.used = True
         return True
 
