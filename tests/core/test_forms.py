@@ -222,12 +222,12 @@ def _chat(text: bytes, *, end: bytes = b"\n", padding: bytes | None = None) -> b
         pytest.param([_chat(b"b") + _chat(b" cd") + _chat(b"\\n\\u00e9\\\\")], 0, id="together"),
         pytest.param([_chat(b'\\"b\\\\\\"') + _chat(b'\\\\\\"')], 0, id="quotes"),
         pytest.param([_chat(b"b" * 30_000) * 4], 0, id="longer-than-a-line-may-be"),
-        pytest.param([_chat(b"b") + _chat(b"c")[:9], _chat(b"c")[9:] + _chat(b"d"), _chat(b"e")], 1, id="within"),
-        pytest.param([_chat(b"b") + _chat(b"c")[:-1], b"\n" + _chat(b"d") * 2 + b"d", b"ata: 1\n\n"], 3, id="blank"),
+        pytest.param([_chat(b"b") + _chat(b"c")[:9], _chat(b"c")[9:] + _chat(b"d"), _chat(b"e")], 0, id="within"),
+        pytest.param([_chat(b"b") + _chat(b"c")[:-1], b"\n" + _chat(b"d") * 2 + b"d", b"ata: 1\n\n"], 1, id="blank"),
     ],
 )
 def test_tokens_are_taken(chunks: list[bytes], reads: int) -> None:
-    """Of tokens nothing is read once their form is known, but those that a chunk cuts; they come out as they came."""
+    """Of tokens nothing is read once their form is known, wherever they are cut; whole ones are the same objects."""
     dialect = Counting()
     pipeline = StandardPipeline(dialect)
     pipeline.head(HEAD)
@@ -236,7 +236,7 @@ def test_tokens_are_taken(chunks: list[bytes], reads: int) -> None:
     dialect.reads = 0
     out = [item for chunk in chunks for item in pipeline.feed(chunk)]
     assert b"".join(item for item in out if isinstance(item, bytes)) == b"".join(chunks)
-    if not reads:
+    if all(chunk.endswith(b"\n\n") and not chunk.startswith(b"\n") for chunk in chunks):
         assert all(item is chunk for item, chunk in zip(out, chunks, strict=True))
     assert dialect.reads == reads
     assert pipeline.watch.content == 2 + sum(chunk.count(b'"content"') for chunk in chunks)
@@ -254,7 +254,7 @@ def test_padding_is_no_difference() -> None:
     pipeline.feed(_chat(b"e", padding=b"12345"))
     assert (dialect.reads, pipeline.watch.content) == (0, 5)
     pipeline.feed(_chat(b"e", padding=b"1") + _chat(b"", padding=b"1"))
-    assert (dialect.reads, pipeline.watch.content) == (2, 6)
+    assert (dialect.reads, pipeline.watch.content) == (1, 6)
 
 
 def test_comments_are_dropped_without_being_read() -> None:
