@@ -242,6 +242,32 @@ def test_tokens_are_taken(chunks: list[bytes], reads: int) -> None:
     assert pipeline.watch.content == 2 + sum(chunk.count(b'"content"') for chunk in chunks)
 
 
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        pytest.param(b'"},"finish_reason":"stop"}],"x":[{"y":{"z":"', (True, False, False), id="finish"),
+        pytest.param(b'","error":{"message":"no"},"x":"', (False, False, False), id="error-inside"),
+        pytest.param(b'"}}],"error":{"message":"no"},"x":[{"y":{"z":"', (False, True, False), id="error"),
+        pytest.param(b'"}}],"usage":{"total_tokens":3},"x":[{"y":{"z":"', (False, False, True), id="usage"),
+        pytest.param(
+            b'\\\\"}}],"usage":{"total_tokens":3},"x":[{"y":{"z":"', (False, False, True), id="escaped-escape"
+        ),
+        pytest.param(b'\\"},\\"finish_reason\\":\\"stop\\"', (False, False, False), id="talk"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_text_that_is_more_is_read(text: bytes, facts: tuple[bool, bool, bool], together: bool) -> None:
+    """What begins and ends like a known form, and has more in between than a text, says what it says."""
+    pipeline = StandardPipeline(OpenAIChat())
+    pipeline.head(HEAD)
+    for _ in range(3):
+        pipeline.feed(_chat(b"a"))
+    pipeline.feed(_chat(b"a") * together + _chat(b"b" + text + b"c") + _chat(b"d") * together)
+    watch = pipeline.watch
+    assert (watch.ended, watch.error is not None, watch.usage is not None) == facts
+    assert watch.content == 4 + 2 * together
+
+
 def test_padding_is_no_difference() -> None:
     """Chunks that are padded to hide their lengths are taken, too."""
     dialect = Counting()
