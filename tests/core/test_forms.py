@@ -249,9 +249,7 @@ def test_tokens_are_taken(chunks: list[bytes], reads: int) -> None:
         pytest.param(b'","error":{"message":"no"},"x":"', (False, False, False), id="error-inside"),
         pytest.param(b'"}}],"error":{"message":"no"},"x":[{"y":{"z":"', (False, True, False), id="error"),
         pytest.param(b'"}}],"usage":{"total_tokens":3},"x":[{"y":{"z":"', (False, False, True), id="usage"),
-        pytest.param(
-            b'\\\\"}}],"usage":{"total_tokens":3},"x":[{"y":{"z":"', (False, False, True), id="escaped-escape"
-        ),
+        pytest.param(b'\\\\"}}],"usage":{"total_tokens":3},"x":[{"y":{"z":"', (False, False, True), id="backslash"),
         pytest.param(b'\\"},\\"finish_reason\\":\\"stop\\"', (False, False, False), id="talk"),
     ],
 )
