@@ -120,7 +120,7 @@ def _one_line(name: str, value: bytes) -> bytes:
 
 def field(line: bytes) -> tuple[bytes, bytes]:
     """The name and the value of a line, with or without its terminator; the name of a comment is empty."""
-    name, _, value = line[: _content(line)].partition(b":")
+    name, _, value = line.rstrip(b"\r\n").partition(b":")
     return name, value.removeprefix(b" ")
 
 
