@@ -221,6 +221,7 @@ def _chat(text: bytes, *, end: bytes = b"\n", padding: bytes | None = None) -> b
         pytest.param([_chat(b"b"), _chat(b" c")], 0, id="one-by-one"),
         pytest.param([_chat(b"b") + _chat(b" cd") + _chat(b"\\n\\u00e9\\\\")], 0, id="together"),
         pytest.param([_chat(b'\\"b\\\\\\"') + _chat(b'\\\\\\"')], 0, id="quotes"),
+        pytest.param([_chat(b"b") + b"data: {}\n\n" + _chat(b"c")], 1, id="among-others"),
         pytest.param([_chat(b"b" * 30_000) * 4], 0, id="longer-than-a-line-may-be"),
         pytest.param([_chat(b"b") + _chat(b"c")[:9], _chat(b"c")[9:] + _chat(b"d"), _chat(b"e")], 0, id="within"),
         pytest.param([_chat(b"b") + _chat(b"c")[:-1], b"\n" + _chat(b"d") * 2 + b"d", b"ata: 1\n\n"], 1, id="blank"),
@@ -266,6 +267,38 @@ def test_a_text_that_is_more_is_read(text: bytes, facts: tuple[bool, bool, bool]
     assert watch.content == 4 + 2 * together
 
 
+@pytest.mark.parametrize(
+    ("block", "first"),
+    [
+        pytest.param(b'event: content_block_delta\ndata: {"delta":{"text":"%d"}}\n\n', True, id="type"),
+        pytest.param(b'event: content_block_delta\r\ndata:{"x":"%d"}\r\n\r\n', True, id="crlf"),
+        pytest.param(b'data: {"type":"content_block_delta","delta":{"text":"%d"}}\n\n', True, id="type-in-data"),
+        pytest.param(b'data: {"index":0,"type":"content_block_delta","x":"%d"}\n\n', False, id="type-behind"),
+    ],
+)
+@pytest.mark.parametrize("model", [b'"m"', b"null"])
+def test_of_a_typed_event_only_the_type_counts(block: bytes, first: bool, model: bytes) -> None:
+    """All of its data may differ, if the model is known, whose name might be in it."""
+    reads = 0
+
+    class Typed(AnthropicMessages):
+        def read(self, event: Event, /) -> Reading:
+            nonlocal reads
+            reads += 1
+            return super().read(event)
+
+    pipeline = StandardPipeline(Typed())
+    pipeline.head(HEAD)
+    pipeline.feed(b'event: message_start\ndata: {"type":"message_start","message":{"model":%b}}\n\n' % model)
+    for i in range(3):
+        pipeline.feed(block % i)
+    reads = 0
+    pipeline.feed(block % 3)
+    pipeline.feed(block % 4 + block % 5)
+    assert (reads == 0) == (first and model != b"null")
+    assert pipeline.watch.content == 6
+
+
 def test_padding_is_no_difference() -> None:
     """Chunks that are padded to hide their lengths are taken, too."""
     dialect = Counting()
@@ -279,6 +312,8 @@ def test_padding_is_no_difference() -> None:
     assert (dialect.reads, pipeline.watch.content) == (0, 5)
     pipeline.feed(_chat(b"e", padding=b"1") + _chat(b"", padding=b"1"))
     assert (dialect.reads, pipeline.watch.content) == (1, 6)
+    pipeline.feed(_chat(b"", padding=b"1"))
+    assert (dialect.reads, pipeline.watch.content) == (3, 6)  # the last one twice, since its form might be learned
 
 
 def test_comments_are_dropped_without_being_read() -> None:
@@ -346,7 +381,14 @@ def test_an_observer_that_has_stopped_is_shown_nothing() -> None:
     errors: list[Exception] = []
     watch, counter = Watch(Bad()), DataCounter()
     stage = by_line(counter, Observe(by_event(watch), on_error=errors.append))
-    for chunk in (_chat(b"a"), _chat(b"a"), _chat(b"b"), b"data: [DONE]\n\n", _chat(b"c"), *[b"data: x\n\n"] * 3):
+    for chunk in (
+        _chat(b"a"),
+        _chat(b"a"),
+        _chat(b"b"),
+        b"id: 1\ndata: [DONE]\n\n",
+        _chat(b"c"),
+        *[b"data: x\n\n"] * 3,
+    ):
         assert stage.feed(chunk) == chunk
     assert (watch.content, counter.data_events, len(errors)) == (3, 8, 1)
 
