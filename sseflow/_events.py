@@ -7,7 +7,7 @@ from typing import TypeAlias
 import attrs
 
 from ._errors import EventTooLong
-from ._form import Form
+from ._form import Form, Note
 from ._items import End, Eof, Failed, Head
 from ._lines import BLANK, DEFAULT_MAX_LINE, _content, by_line
 from ._stage import Chain, Cut, Lines, Stage
@@ -120,7 +120,7 @@ def _one_line(name: str, value: bytes) -> bytes:
 
 def field(line: bytes) -> tuple[bytes, bytes]:
     """The name and the value of a line, with or without its terminator; the name of a comment is empty."""
-    name, _, value = line[: _content(line)].partition(b":")
+    name, _, value = line.rstrip(b"\r\n").partition(b":")
     return name, value.removeprefix(b" ")
 
 
@@ -280,6 +280,8 @@ class _ObserveEvents(Stage[Lines]):
         self._reader = _Reader()
         self._lines: Lines = []  # of the unfinished event, as long as they are few
         self._size = 0
+        self._form: Form | None = None  # that was learned last
+        self._notes: list[Note] = []  # what the chain notes of blocks of that form
         self._window: _Window | None = None  # what is kept of it, once they are not
 
     def _ask(self, head: Head) -> tuple[Head, bool]:
@@ -305,7 +307,10 @@ class _ObserveEvents(Stage[Lines]):
 
     def _learn(self, form: Form) -> bool:
         form.most = min(form.most, self._limit)
-        return self._chain._learn(form)
+        others = len(form.notes)
+        learned = self._chain._learn(form)
+        self._form, self._notes = form, form.notes[others:]
+        return learned
 
     def _feed_open(self, batch: Lines) -> Lines:
         self.feed(batch)
@@ -336,6 +341,11 @@ class _ObserveEvents(Stage[Lines]):
             return None
         lines, self._lines = self._lines, []
         lines.append(blank)
+        # Blocks of a form may also come among others, and then nobody has taken them before they come here.
+        if self._form is not None and self._form.settled and self._form.count(b"".join(lines)):
+            for note in self._notes:
+                note(1, 0)
+            return None
         return self._reader.read(lines)
 
 

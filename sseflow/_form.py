@@ -55,10 +55,36 @@ class Form:
         most: bytes that a block of this form may have.
     """
 
+    # There is one for each open stream.
+    __slots__ = (
+        "_before",
+        "_behind",
+        "_filler",
+        "_first",
+        "_joint",
+        "_last",
+        "_left",
+        "_line",
+        "_lines",
+        "_right",
+        "_string",
+        "_text",
+        "around",
+        "data",
+        "most",
+        "notes",
+        "settled",
+        "type",
+        "used",
+    )
+
     def __init__(self, type: bytes, data: bytes, *, before: bytes, behind: bytes, most: int) -> None:
         self.type = type
         self.data = data
         self.most = most
+        self.settled = False
+        """Whether all stages have agreed to it."""
+
         self.used = False
         """Whether there was another block of this form."""
 
@@ -84,6 +110,7 @@ class Form:
         """Make ready for `take`, when all stages have agreed."""
         if self._before.endswith(b"data:"):  # a space that came to stand here would be no data
             self._before += self.data[:1]
+        self.data = b""  # it may be long, and is not needed any more
         self._string = self._text is not None and self._text.string
         self._filler = self._text.filler if self._text is not None else b""
         self._first, self._last = len(self._before), -len(self._behind)
@@ -92,34 +119,44 @@ class Form:
         self._line = self._before.count(b"\n")
         self._lines = self._joint.count(b"\n")
         self._left = self._first - (self._before.rfind(b"\n") + 1)
+        self.settled = True
         self._right = -(self._behind.index(b"\n") + 1)
 
     def take(self, data: bytes) -> bool:
         """If ``data`` is nothing but blocks of this form, take note of them."""
-        if not (data.startswith(self._before) and data.endswith(self._behind)):
+        count = self.count(data)
+        if not count:
             return False
+        size = len(data)
+        for note in self.notes:
+            note(count, size)
+        self.used = True
+        return True
+
+    def count(self, data: bytes) -> int:
+        """How many blocks of this form ``data`` is; 0 if it is anything else."""
+        if not (data.startswith(self._before) and data.endswith(self._behind)):
+            return 0
+        size = len(data)
         text = data[self._first : self._last]
         if _LF not in text:
-            count, longest = 1, len(data)
+            count, longest = 1, size
         else:
             lines = BytesIO(data).readlines()
             texts = [line[self._left : self._right] for line in lines[self._line :: self._lines]]
             if not all(texts) or self._joint.join(texts) != text:
-                return False
+                return 0
             count, text = len(texts), b"\n".join(texts)
-            longest = 0 if len(data) <= self.most else max(map(len, texts)) - self._last + self._first
+            longest = 0 if size <= self.most else max(map(len, texts)) - self._last + self._first
         if not text or _CR in text or longest > self.most:
-            return False
+            return 0
         if self._filler:
             text = text.replace(self._filler, b"\r")
             if text[0] == _CR or b"\n\r" in text:
-                return False
+                return 0
         if self._string and (_QUOTE in text or _BACKSLASH in text) and not _are_insides(text):
-            return False
-        for note in self.notes:
-            note(count, len(data))
-        self.used = True
-        return True
+            return 0
+        return count
 
 
 def _are_insides(texts: bytes) -> bool:

@@ -1,7 +1,9 @@
 """Lines: the only scan of a stream's bytes."""
 
 # Most chunks hold whole lines and nothing else. For them there is one C call that splits, one call of the chain, and
-# the chunk itself goes on if the chain gave the list back as it was. All else takes the slow path, which walks:
+# the chunk itself goes on if the chain gave the list back as it was. Before that is tried, what only repeats the form
+# of a block that went through before is taken by its bytes (`Form`), and a block that is nothing but a comment is
+# dropped as a whole, if a stage said that it does so. All else takes the slow path, which walks:
 #
 # * A line that is not finished is kept as fragments and joined once, so that a drip costs linear time.
 # * A chain that needs whole lines holds up to `max_line`. Any other is shown the first `whole` bytes of a longer line
@@ -143,7 +145,7 @@ class _ByLine(Stage[bytes]):
             out = self._chain.feed(lines)
         except Cut as cut:
             raise Cut(b"".join(_lines_of(cut)), cut.error) from None
-        self._note(lines, same=out is lines)
+        self._given(lines, same=out is lines)
         if self._between:
             self._known = self._form
         return data if out is lines else _joined(out, data)
@@ -163,7 +165,7 @@ class _ByLine(Stage[bytes]):
             note(count, at)
         return data[at:]
 
-    def _note(self, lines: Lines, *, same: bool) -> None:
+    def _given(self, lines: Lines, *, same: bool) -> None:
         """Note where lines that were given end; ``same``: they came out as they were."""
         began, self._between = self._between, lines[-1] in BLANK
         if not (self._between and same):
@@ -172,9 +174,8 @@ class _ByLine(Stage[bytes]):
         self._unlearned += 1
         if self._unlearned >= self._patience:
             self._unlearned = 0
-            self._patience = (
-                1 if self._form is not None and self._form.used else min(2 * self._patience, _MOST_PATIENCE)
-            )
+            repeats = self._form is not None and self._form.used
+            self._patience = 1 if repeats else min(2 * self._patience, _MOST_PATIENCE)
             self._learn_last(lines, began)
 
     def _learn_last(self, lines: Lines, began: bool) -> None:
@@ -285,7 +286,7 @@ class _ByLine(Stage[bytes]):
         """Take blocks of the known form at the beginning of ``data``, or go to where they begin; return their size."""
         found = data.rfind(b"\n\n") if self._between else data.find(b"\n\n")
         stop = 1 if data[0] == _LF and not self._between else found + 2 if found >= 0 else 0
-        if not 0 < stop < len(data):
+        if not stop:
             return 0
         block = data[:stop]
         if not self._between:
@@ -336,7 +337,7 @@ class _ByLine(Stage[bytes]):
         """Feed whole lines, whose bytes are ``data``."""
         if lines:
             result = self._chain.feed(lines)
-            self._note(lines, same=result is lines)
+            self._given(lines, same=result is lines)
             if result is lines:
                 out.append(data)
             else:

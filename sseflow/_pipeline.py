@@ -30,7 +30,9 @@ class Pipeline:
 
     def __init__(self, *stages: Stage[bytes], max_held: int = DEFAULT_MAX_HELD) -> None:
         self._chain = Chain(*stages)
-        self._feed = self._chain.feed
+        feeds = self._chain._feeds
+        self._alone = len(feeds) == 1  # one stage needs no chain to feed it, as long as nothing goes wrong
+        self._feed = feeds[0] if self._alone else self._chain.feed
         self._max_held = max_held
         self._head: Head | None = None
         self._held: list[bytes] = []
@@ -69,10 +71,8 @@ class Pipeline:
             self._begun = True
             try:
                 data = self._feed(data)
-            except Cut as cut:
-                data, error = _as_bytes(cut.batch), cut.error
             except Exception as raised:
-                data, error = b"", raised
+                data, error = self._what_failed(raised)
             else:
                 if type(data) is not bytes:
                     data, error = b"", TypeError(f"a stage returned {type(data).__name__} for bytes")
@@ -108,6 +108,17 @@ class Pipeline:
             items.append(last)
         items.append(self._ending)
         return items
+
+    def _what_failed(self, raised: Exception) -> tuple[bytes, Exception]:
+        """What is let out of a batch at which a stage raised, and the error that the stream fails with."""
+        if self._alone:
+            try:
+                self._chain._fail(0, raised)
+            except Exception as noted:
+                raised = noted
+        if isinstance(raised, Cut):
+            return _as_bytes(raised.batch), raised.error
+        return b"", raised
 
     def _hold(self, data: bytes) -> None:
         if data:

@@ -404,7 +404,12 @@ class Observe(Stage[B]):
         if not self._looking:
             return True
         others = len(form.notes)
-        if not self._chain._learn(form):
+        try:
+            learned = self._chain._learn(form)
+        except Exception as error:
+            self._stop(error)
+            learned = False
+        if not learned:
             return False
         notes = form.notes[others:]
 

@@ -1,5 +1,6 @@
 """How kinds of APIs speak through SSE: what is data, content, usage, an error and an end in each."""
 
+from .._form import Text as Text
 from ._anthropic import AnthropicMessages as AnthropicMessages
 from ._dialect import Dialect as Dialect
 from ._dialect import DialectError as DialectError
@@ -18,4 +19,5 @@ __all__ = [
     "OpenAIResponses",
     "PlainSSE",
     "Reading",
+    "Text",
 ]

@@ -22,13 +22,13 @@ from sseflow import (
     by_event,
     by_line,
 )
-from sseflow._form import Form, Text
-from sseflow.dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, Reading
+from sseflow._form import Form
+from sseflow.dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, Reading, Text
 from sseflow.stages import CommentStripper, CommitGate, DataCounter, Watch
 
 from .strategies import ENDS, HEAD, drive, run
 
-EXAMPLES = int(os.environ.get("SSEFLOW_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("SSEFLOW_EXAMPLES", "150"))
 
 # What may stand in the place of a text: what ends a string, what seems to, what is no JSON, and each dialect's marks.
 _TEXTS = st.lists(
@@ -221,13 +221,14 @@ def _chat(text: bytes, *, end: bytes = b"\n", padding: bytes | None = None) -> b
         pytest.param([_chat(b"b"), _chat(b" c")], 0, id="one-by-one"),
         pytest.param([_chat(b"b") + _chat(b" cd") + _chat(b"\\n\\u00e9\\\\")], 0, id="together"),
         pytest.param([_chat(b'\\"b\\\\\\"') + _chat(b'\\\\\\"')], 0, id="quotes"),
+        pytest.param([_chat(b"b") + b"data: {}\n\n" + _chat(b"c")], 1, id="among-others"),
         pytest.param([_chat(b"b" * 30_000) * 4], 0, id="longer-than-a-line-may-be"),
-        pytest.param([_chat(b"b") + _chat(b"c")[:9], _chat(b"c")[9:] + _chat(b"d"), _chat(b"e")], 2, id="within"),
-        pytest.param([_chat(b"b") + _chat(b"c")[:-1], b"\n" + _chat(b"d") * 2 + b"d", b"ata: 1\n\n"], 3, id="blank"),
+        pytest.param([_chat(b"b") + _chat(b"c")[:9], _chat(b"c")[9:] + _chat(b"d"), _chat(b"e")], 0, id="within"),
+        pytest.param([_chat(b"b") + _chat(b"c")[:-1], b"\n" + _chat(b"d") * 2 + b"d", b"ata: 1\n\n"], 1, id="blank"),
     ],
 )
 def test_tokens_are_taken(chunks: list[bytes], reads: int) -> None:
-    """Of tokens nothing is read once their form is known, but those that a chunk cuts; they come out as they came."""
+    """Of tokens nothing is read once their form is known, wherever they are cut; whole ones are the same objects."""
     dialect = Counting()
     pipeline = StandardPipeline(dialect)
     pipeline.head(HEAD)
@@ -236,10 +237,66 @@ def test_tokens_are_taken(chunks: list[bytes], reads: int) -> None:
     dialect.reads = 0
     out = [item for chunk in chunks for item in pipeline.feed(chunk)]
     assert b"".join(item for item in out if isinstance(item, bytes)) == b"".join(chunks)
-    if not reads:
+    if all(chunk.endswith(b"\n\n") and not chunk.startswith(b"\n") for chunk in chunks):
         assert all(item is chunk for item, chunk in zip(out, chunks, strict=True))
     assert dialect.reads == reads
     assert pipeline.watch.content == 2 + sum(chunk.count(b'"content"') for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        pytest.param(b'"},"finish_reason":"stop"}],"x":[{"y":{"z":"', (True, False, False), id="finish"),
+        pytest.param(b'","error":{"message":"no"},"x":"', (False, False, False), id="error-inside"),
+        pytest.param(b'"}}],"error":{"message":"no"},"x":[{"y":{"z":"', (False, True, False), id="error"),
+        pytest.param(b'"}}],"usage":{"total_tokens":3},"x":[{"y":{"z":"', (False, False, True), id="usage"),
+        pytest.param(b'\\\\"}}],"usage":{"total_tokens":3},"x":[{"y":{"z":"', (False, False, True), id="backslash"),
+        pytest.param(b'\\"},\\"finish_reason\\":\\"stop\\"', (False, False, False), id="talk"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_text_that_is_more_is_read(text: bytes, facts: tuple[bool, bool, bool], together: bool) -> None:
+    """What begins and ends like a known form, and has more in between than a text, says what it says."""
+    pipeline = StandardPipeline(OpenAIChat())
+    pipeline.head(HEAD)
+    for _ in range(3):
+        pipeline.feed(_chat(b"a"))
+    pipeline.feed(_chat(b"a") * together + _chat(b"b" + text + b"c") + _chat(b"d") * together)
+    watch = pipeline.watch
+    assert (watch.ended, watch.error is not None, watch.usage is not None) == facts
+    assert watch.content == 4 + 2 * together
+
+
+@pytest.mark.parametrize(
+    ("block", "first"),
+    [
+        pytest.param(b'event: content_block_delta\ndata: {"delta":{"text":"%d"}}\n\n', True, id="type"),
+        pytest.param(b'event: content_block_delta\r\ndata:{"x":"%d"}\r\n\r\n', True, id="crlf"),
+        pytest.param(b'data: {"type":"content_block_delta","delta":{"text":"%d"}}\n\n', True, id="type-in-data"),
+        pytest.param(b'data: {"index":0,"type":"content_block_delta","x":"%d"}\n\n', False, id="type-behind"),
+    ],
+)
+@pytest.mark.parametrize("model", [b'"m"', b"null"])
+def test_of_a_typed_event_only_the_type_counts(block: bytes, first: bool, model: bytes) -> None:
+    """All of its data may differ, if the model is known, whose name might be in it."""
+    reads = 0
+
+    class Typed(AnthropicMessages):
+        def read(self, event: Event, /) -> Reading:
+            nonlocal reads
+            reads += 1
+            return super().read(event)
+
+    pipeline = StandardPipeline(Typed())
+    pipeline.head(HEAD)
+    pipeline.feed(b'event: message_start\ndata: {"type":"message_start","message":{"model":%b}}\n\n' % model)
+    for i in range(3):
+        pipeline.feed(block % i)
+    reads = 0
+    pipeline.feed(block % 3)
+    pipeline.feed(block % 4 + block % 5)
+    assert (reads == 0) == (first and model != b"null")
+    assert pipeline.watch.content == 6
 
 
 def test_padding_is_no_difference() -> None:
@@ -254,7 +311,9 @@ def test_padding_is_no_difference() -> None:
     pipeline.feed(_chat(b"e", padding=b"12345"))
     assert (dialect.reads, pipeline.watch.content) == (0, 5)
     pipeline.feed(_chat(b"e", padding=b"1") + _chat(b"", padding=b"1"))
-    assert (dialect.reads, pipeline.watch.content) == (2, 6)
+    assert (dialect.reads, pipeline.watch.content) == (1, 6)
+    pipeline.feed(_chat(b"", padding=b"1"))
+    assert (dialect.reads, pipeline.watch.content) == (3, 6)  # the last one twice, since its form might be learned
 
 
 def test_comments_are_dropped_without_being_read() -> None:
@@ -322,7 +381,14 @@ def test_an_observer_that_has_stopped_is_shown_nothing() -> None:
     errors: list[Exception] = []
     watch, counter = Watch(Bad()), DataCounter()
     stage = by_line(counter, Observe(by_event(watch), on_error=errors.append))
-    for chunk in (_chat(b"a"), _chat(b"a"), _chat(b"b"), b"data: [DONE]\n\n", _chat(b"c"), *[b"data: x\n\n"] * 3):
+    for chunk in (
+        _chat(b"a"),
+        _chat(b"a"),
+        _chat(b"b"),
+        b"id: 1\ndata: [DONE]\n\n",
+        _chat(b"c"),
+        *[b"data: x\n\n"] * 3,
+    ):
         assert stage.feed(chunk) == chunk
     assert (watch.content, counter.data_events, len(errors)) == (3, 8, 1)
 
@@ -368,9 +434,16 @@ def test_two_that_differ_about_the_text() -> None:
 
 def test_a_line_feed_behind_a_stream_of_its_own() -> None:
     """What a stage remembers of a lone CR is forgotten behind blocks that were taken."""
-    chunks = [b"data: a\n\n", b"data: a\n\n", b"data: b\r\r", b"data: c\n\n", b"data: d\n\n", b": e\n\n", b"\n"]
+    chunks = [b"data: a\n\n", b"data: b\r\r", b": c\n\n", b"data: d\n\n", b": c\n\n", b"\n"]
     out, _ = run(by_line(CommentStripper()), chunks=chunks)
-    assert out == b"".join(chunks).replace(b": e\n\n", b"")
+    assert out == b"".join(chunks).replace(b": c\n\n", b"")
+
+
+def test_a_space_behind_the_colon_is_no_data() -> None:
+    """Not even where the form was learned from a line that had none."""
+    counter = DataCounter()
+    run(by_line(counter), chunks=[b"data:a\n\n", b"data:ab\n\n", b"data: b\n\n", b"data: b\n\ndata:  b\n\n"])
+    assert (counter.data_events, counter.data_bytes) == (5, 7)
 
 
 def test_a_fault_in_the_midst_of_a_long_line() -> None:
@@ -406,6 +479,21 @@ def test_a_dialect_of_ones_own_reads_everything() -> None:
     for _ in range(5):
         stage.feed(_chat(b"a"))
     assert dialect.reads >= 5
+
+
+def test_a_dialect_that_raises_when_asked_for_the_text() -> None:
+    """It stops its observer, once, and costs the stream nothing."""
+
+    class Bad(Counting):
+        def text(self, event: Event, /) -> Text | None:
+            raise error
+
+    error = KeyError()
+    errors: list[Exception] = []
+    stage = by_line(Observe(by_event(Watch(Bad())), on_error=errors.append))
+    for _ in range(5):
+        assert stage.feed(_chat(b"a")) == _chat(b"a")
+    assert errors == [error]
 
 
 def test_a_stage_says_nothing_by_default() -> None:
