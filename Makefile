@@ -6,13 +6,14 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 LOCK_PYTHONS ?= python3.11 python3.12 python3.13
+RESULTS ?= $(sort $(wildcard benchmarks/results/*.json))
 
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types format coverage bench bench-smoke interop faults clients fuzz mutants churn soak lock clean
+.PHONY: help demo test lint types format coverage bench bench-smoke figures interop faults clients fuzz mutants churn soak lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +49,9 @@ bench: $(VENV)/.dev  ## measure core, shell and proxy
 
 bench-smoke: $(VENV)/.dev  ## run each benchmark once: does it still work?
 	$(BIN)/python -m benchmarks --smoke $(ARGS)
+
+figures: $(VENV)/.dev  ## draw what RESULTS holds, and write it into docs/explanation/performance.md
+	$(BIN)/python -m benchmarks --show $(RESULTS) --draw docs/explanation/pictures --page docs/explanation/performance.md
 
 interop: $(VENV)/.dev  ## run only the tests with real clients
 	$(BIN)/python -m pytest -m interop tests/interop $(ARGS)
