@@ -14,8 +14,9 @@ import attrs
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import bench, compare, goals, pictures, progress
+from benchmarks import bench, compare, goals, page, pictures, progress
 from benchmarks.goals import Goal, at_least, at_most, judge
+from benchmarks.processes import ROOT
 from benchmarks.results import ALONE, Cell, Key, Malformed, Missing, Reading, Results, Series, load
 from benchmarks.tables import Table
 
@@ -522,6 +523,21 @@ def test_a_page_without_a_place_is_refused(
     assert program.main(["--show", str(write(tmp_path / "f.json", events(sseflow=[1.0]))), "--page", str(path)]) == 2
     assert message in capsys.readouterr().err
     assert path.read_text() == text
+
+
+def test_the_page_of_the_docs_is_in_step() -> None:
+    """It shows the figures that are kept beside it; `make figures` writes them."""
+    text = page.read(ROOT / "docs" / "explanation" / "performance.md")
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    if not files:
+        pytest.skip("no figures are kept")
+    assert page.fill(text, load(files)) == text
+
+
+def test_the_page_of_the_docs_has_every_part() -> None:
+    """Nothing that can be written into a page is left out of the one that is about it."""
+    text = page.read(ROOT / "docs" / "explanation" / "performance.md")
+    assert sorted(re.findall(r"<!-- figures: (.*?) -->", text)) == sorted(page.PARTS)
 
 
 # The program.
