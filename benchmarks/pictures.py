@@ -345,6 +345,7 @@ def _plot(panel: Curves, points: Mapping[str, Mapping[int, Cell]], label: str) -
         axes.minorticks_off()
         if panel.sizes:
             axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(lambda value, _: f"{value:,.10g}" if f"{value:e}"[0] in "25" else "")
         else:
             axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
