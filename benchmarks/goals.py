@@ -61,13 +61,13 @@ class Bound:
     limit: float
     measure: Measure
     equal: bool = False
-    """Equal is what cannot be told apart: it is enough that the quartiles reach the limit."""
+    """Of a cost: equal is what cannot be told apart, so it is enough that the first quartile reaches the limit."""
 
     def is_met(self, value: tuple[float, float, float]) -> bool:
         """Judge a first quartile, median and third."""
-        first, median, third = value
+        first, median, _ = value
         if self.measure.at_least:
-            return (third if self.equal else median) >= self.limit
+            return median >= self.limit
         return (first if self.equal else median) <= self.limit
 
     def text(self, unit: str) -> str:
