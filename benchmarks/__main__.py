@@ -10,15 +10,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
+
 from . import core, proxy, shell
 from .bench import Benchmark, Setup
 from .loadgen import KIND
+from .peers import PEERS, Peer
 from .processes import Wrong, allow_descriptors, is_supported
 from .results import Results, show
 
 BENCHMARKS: tuple[Benchmark, ...] = (*core.BENCHMARKS, *shell.BENCHMARKS, *proxy.BENCHMARKS)
 
 DEFAULT_RUNS = 3
+
+SOAK_SECONDS = 600.0
 
 _EPILOG = """\
 Numbers are medians over the runs, with quartiles; in each run every benchmark comes once, so that what the machine
@@ -31,6 +36,8 @@ exit status: 0; 1 if anything was wrong, and a byte that was lost is wrong; 2 fo
 def choose(names: Sequence[str]) -> list[Benchmark]:
     """The benchmarks that are called so, or that are in a group that is; all of them for no names.
 
+    Those that take long only by their own name.
+
     Raises:
         ValueError: there is none of a name.
     """
@@ -38,16 +45,30 @@ def choose(names: Sequence[str]) -> list[Benchmark]:
     for name in names:
         if name not in known:
             raise ValueError(f"there is no benchmark {name!r}; there are: {', '.join(sorted(known))}")
-    return [b for b in BENCHMARKS if not names or b.name in names or b.group in names]
+    return [b for b in BENCHMARKS if b.name in names or (not b.only_named and (not names or b.group in names))]
 
 
-def run(benchmarks: Sequence[Benchmark], *, runs: int, smoke: bool) -> Results:
+def choose_peers(names: Sequence[str] | None) -> list[Peer]:
+    """The peers that are called so; all of them for an empty list, and none for none at all.
+
+    Raises:
+        ValueError: there is none of a name.
+    """
+    for name in names or ():
+        if name not in PEERS:
+            raise ValueError(f"there is no peer {name!r}; there are: {', '.join(PEERS)}")
+    return [] if names is None else [peer for peer in PEERS.values() if not names or peer.name in names]
+
+
+def run(
+    benchmarks: Sequence[Benchmark], *, runs: int, smoke: bool, peers: Sequence[Peer] = (), soak: float = SOAK_SECONDS
+) -> Results:
     """Run each benchmark once per run; what goes wrong with one is noted, and the others go on."""
     results = Results()
     supported = is_supported()
     if supported:
         allow_descriptors()
-    with Setup(smoke=smoke) as setup:
+    with Setup(smoke=smoke, peers=peers, soak=soak) as setup:
         for number in range(1, runs + 1):
             for benchmark in benchmarks:
                 if benchmark.needs_linux and not supported:
@@ -74,13 +95,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, metavar="N", help=f"how often (default: {DEFAULT_RUNS}, or 1 with --smoke)")
     parser.add_argument("--smoke", action="store_true", help="measure next to nothing: does it work?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all values of all runs there")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        metavar="NAME",
+        help=f"what to measure beside sseflow (default: nothing; without a name: all): {', '.join(PEERS)}",
+    )
+    parser.add_argument(
+        "--soak",
+        type=float,
+        metavar="SECONDS",
+        help=f"measure memory over so long a time, too (default for --only soak: {SOAK_SECONDS:g})",
+    )
     options = parser.parse_args(arguments)
     if options.runs is not None and options.runs < 1:
         parser.error("--runs: must be at least 1")
+    if options.soak is not None and not options.soak > 0:
+        parser.error("--soak: must be more than 0")
     try:
         options.benchmarks = choose(options.only)
+        options.peers = choose_peers(options.peers)
     except ValueError as error:
         parser.error(str(error))
+    if options.soak is not None:
+        options.benchmarks += [b for b in choose(["soak"]) if b not in options.benchmarks]
     return options
 
 
@@ -89,14 +127,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     runs = options.runs or (1 if options.smoke else DEFAULT_RUNS)
     started = time.monotonic()
-    results = run(options.benchmarks, runs=runs, smoke=options.smoke)
+    results = run(
+        options.benchmarks, runs=runs, smoke=options.smoke, peers=options.peers, soak=options.soak or SOAK_SECONDS
+    )
     seconds = time.monotonic() - started
     show(results)
     if not is_supported():
         print("What needs epoll, /proc and two cores was left out: this system does not have them.")
     print(f"{runs} run{'s'[: runs > 1]} in {seconds:.0f} s; load generator: {KIND}, on a core of its own")
     if options.json is not None:
-        text = json.dumps(results.as_json(runs=runs, smoke=options.smoke, seconds=round(seconds, 1)), indent=1)
+        written = results.as_json(
+            runs=runs,
+            smoke=options.smoke,
+            seconds=round(seconds, 1),
+            missing=[attrs.asdict(missing) for missing in results.missing],
+            series=[attrs.asdict(series) for series in results.series],
+        )
+        text = json.dumps(written, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
     return 1 if results.problems else 0
 

@@ -15,6 +15,8 @@ RECV = 256 * 1024
 
 LAST_CHUNK = b"0\r\n\r\n"
 
+_EVENT = b"data: {"
+
 Bytes: TypeAlias = bytes | memoryview
 
 
@@ -100,6 +102,10 @@ class Check:
         if self._verbatim:
             self._leave_verbatim()
         return self._payload_taken + self._tail_taken
+
+    def has(self, pieces: int) -> bool:
+        """Whether so many pieces have come whole."""
+        return self.payload >= self._script.payload_size(pieces)
 
     def end(self, pieces: int) -> None:
         """Say how many pieces of the body there are before the tail."""
@@ -194,3 +200,55 @@ class Check:
                 before = self._payload_taken + self._tail_taken - len(part)
                 raise Wrong(f"what came in the {len(part)} bytes behind byte {before} is not what was sent")
             data = data[len(part) :]
+
+
+class Count:
+    """Count the events of a stream, where what is between writes each of them anew and none can be compared.
+
+    Args:
+        pieces: how many there will be of the body; None: `end` will say.
+    """
+
+    def __init__(self, script: Script, pieces: int | None = None) -> None:
+        self._per_piece = script.events_per_piece
+        self._events: float = 0
+        self._last = b""
+        self._limit = sys.maxsize
+        self.payload = 0
+        """Bytes that have come, chunks and all."""
+        if pieces is not None:
+            self.end(pieces)
+
+    @property
+    def done(self) -> bool:
+        """Whether at least as many events have come as were sent, and the last chunk."""
+        return self._events >= self._limit and self._last.endswith(LAST_CHUNK)
+
+    def has(self, pieces: int) -> bool:
+        """Whether the events of so many pieces have come."""
+        return self._events >= pieces * self._per_piece
+
+    def end(self, pieces: int) -> None:
+        """Say how many pieces of the body there are before the tail."""
+        self._limit = int(pieces * self._per_piece)
+
+    def skip(self, pieces: int) -> None:
+        """So many pieces have come, and somebody else has counted. Only before the first `take`."""
+        self._events = pieces * self._per_piece
+
+    def take(self, data: Bytes) -> None:
+        """Count what has been received."""
+        # An event begins with `data: {`, and no content of ours holds that: it stands there with its quotes escaped.
+        text = self._last + bytes(data)
+        self._events += text.count(_EVENT) - self._last.count(_EVENT)
+        self._last = text[-len(_EVENT) - len(LAST_CHUNK) :]
+        self.payload += len(data)
+
+    def eof(self) -> None:
+        """The connection has ended.
+
+        Raises:
+            Wrong: it should not have.
+        """
+        if not self.done:
+            raise Wrong(f"a stream ended after {self._events:g} events, before its end")

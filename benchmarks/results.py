@@ -48,6 +48,30 @@ class Reading:
     """The share of the time that was lost waiting for a core."""
 
 
+@attrs.frozen(kw_only=True)
+class Missing:
+    """What has no number, and why."""
+
+    benchmark: str
+    subject: str
+    short: str
+    """What stands in its place: ``not installed``, or ``failed``."""
+
+    why: str
+
+
+@attrs.frozen(kw_only=True)
+class Series:
+    """How something went on over the time of one run."""
+
+    benchmark: str
+    metric: str
+    unit: str
+    subject: str
+    points: tuple[tuple[float, float], ...]
+    """Seconds since it began, and what it was then."""
+
+
 @attrs.frozen(order=True)
 class Key:
     """What the readings of all runs have in common."""
@@ -92,9 +116,17 @@ class Results:
     def __init__(self) -> None:
         self.table: dict[Key, dict[str, Cell]] = {}
         self.problems: list[str] = []
+        self.missing: list[Missing] = []
+        self.series: list[Series] = []
 
-    def add(self, group: str, reading: Reading) -> None:
-        """Take a reading of one run."""
+    def add(self, group: str, reading: Reading | Missing | Series) -> None:
+        """Take a reading of one run, or what there is instead of one, or beside it."""
+        if isinstance(reading, Missing):
+            self.missing.append(reading)
+            return
+        if isinstance(reading, Series):
+            self.series.append(reading)
+            return
         key = Key(group, reading.benchmark, reading.metric, reading.unit)
         cell = self.table.setdefault(key, {}).setdefault(reading.subject, Cell())
         cell.values.append(reading.value)
@@ -109,9 +141,15 @@ class Results:
     def rows(self, group: str) -> tuple[list[str], list[list[str]]]:
         """The headings of a group's table, and its rows."""
         rows = {key: cells for key, cells in self.table.items() if key.group == group}
-        subjects = list(dict.fromkeys(subject for cells in rows.values() for subject in cells))
+        shown = {key.benchmark for key in rows}
+        missing = {(m.benchmark, m.subject): m.short for m in self.missing if m.benchmark in shown}
+        measured = [subject for cells in rows.values() for subject in cells]
+        subjects = list(dict.fromkeys([*measured, *(subject for _, subject in missing)]))
         body = [
-            [key.benchmark, key.metric, key.unit, *(cells[s].text() if s in cells else "" for s in subjects)]
+            [
+                *(key.benchmark, key.metric, key.unit),
+                *(cells[s].text() if s in cells else missing.get((key.benchmark, s), "") for s in subjects),
+            ]
             for key, cells in rows.items()
         ]
         return ["", "", "unit", *subjects], body
@@ -187,6 +225,9 @@ def show(results: Results) -> None:
         )
     if MARK in marks:
         print(f"{MARK} within {1 - NEAR:.0%} of what the generator ({KIND}) reaches alone: it may be the bottleneck")
+    # What is not there is not there for any benchmark; what failed may have failed for one only.
+    for missing in dict.fromkeys(m if m.short == "failed" else attrs.evolve(m, benchmark="") for m in results.missing):
+        print(" ".join(filter(None, (missing.subject, missing.benchmark, f"{missing.short}: {missing.why}"))))
     for problem in results.problems:
         print(f"WRONG: {problem}", file=sys.stderr)
 
