@@ -26,6 +26,9 @@ from .shapes import SHAPES
 
 WARM_STREAMS = 8
 
+WARM_LIMIT = 120.0
+"""Seconds: LiteLLM makes its first requests wait, while it imports what it has not yet needed."""
+
 LOG_SECONDS = 5.0
 """For the last line of the log to be written."""
 
@@ -46,6 +49,8 @@ def _start(setup: Setup, wiring: Wiring) -> Iterator[Target]:
         command += ["--tls-key", str(setup.certificates / "key.pem")]
     if wiring.streams > FEW:
         command += ["--max-connections", str(2 * wiring.streams), "--max-streams", str(2 * wiring.streams)]
+        # The last one may be opened so late that the first one would be kept alive: those bytes are not the upstream's.
+        command += ["--keep-alive", "0", "--gate-open-after", "0"]
     if wiring.workers:
         command += ["--workers", str(wiring.workers)]
     with started(command, cores=_cores(setup, wiring), port=port or _port_of) as target:
@@ -76,7 +81,7 @@ def _port_of(line: str) -> int | None:
 
 def _warm(job: Job) -> Job:
     """A few streams of tokens, so that what is measured is not the first of its kind."""
-    return attrs.evolve(job, mode="lockstep", shape="token", streams=WARM_STREAMS, seconds=0.1)
+    return attrs.evolve(job, mode="lockstep", shape="token", streams=WARM_STREAMS, seconds=0.1, limit=WARM_LIMIT)
 
 
 def check_log(target: Target, job: Job) -> None:
