@@ -13,6 +13,7 @@ from pathlib import Path
 from . import compare, core, goals, page, pictures, proxy, shell
 from .bench import Benchmark, Setup
 from .loadgen import KIND
+from .peers import PEERS, Peer
 from .processes import Wrong, allow_descriptors, is_supported
 from .progress import progress
 from .results import Malformed, Results, load, show
@@ -20,6 +21,8 @@ from .results import Malformed, Results, load, show
 BENCHMARKS: tuple[Benchmark, ...] = (*core.BENCHMARKS, *shell.BENCHMARKS, *proxy.BENCHMARKS)
 
 DEFAULT_RUNS = 3
+
+SOAK_SECONDS = 600.0
 
 _EPILOG = """\
 Numbers are medians over the runs, with quartiles; in each run every benchmark comes once, so that what the machine
@@ -34,6 +37,8 @@ exit status: 0; 1 if anything was wrong, and a byte that was lost is wrong; 2 fo
 def choose(names: Sequence[str]) -> list[Benchmark]:
     """The benchmarks that are called so, or that are in a group that is; all of them for no names.
 
+    Those that take long only by their own name.
+
     Raises:
         ValueError: there is none of a name.
     """
@@ -41,10 +46,24 @@ def choose(names: Sequence[str]) -> list[Benchmark]:
     for name in names:
         if name not in known:
             raise ValueError(f"there is no benchmark {name!r}; there are: {', '.join(sorted(known))}")
-    return [b for b in BENCHMARKS if not names or b.name in names or b.group in names]
+    return [b for b in BENCHMARKS if b.name in names or (not b.only_named and (not names or b.group in names))]
 
 
-def run(benchmarks: Sequence[Benchmark], *, runs: int, smoke: bool) -> Results:
+def choose_peers(names: Sequence[str] | None) -> list[Peer]:
+    """The peers that are called so; all of them for an empty list, and none for none at all.
+
+    Raises:
+        ValueError: there is none of a name.
+    """
+    for name in names or ():
+        if name not in PEERS:
+            raise ValueError(f"there is no peer {name!r}; there are: {', '.join(PEERS)}")
+    return [] if names is None else [peer for peer in PEERS.values() if not names or peer.name in names]
+
+
+def run(
+    benchmarks: Sequence[Benchmark], *, runs: int, smoke: bool, peers: Sequence[Peer] = (), soak: float = SOAK_SECONDS
+) -> Results:
     """Run each benchmark once per run; what goes wrong with one is noted, and the others go on."""
     results = Results()
     supported = is_supported()
@@ -52,7 +71,7 @@ def run(benchmarks: Sequence[Benchmark], *, runs: int, smoke: bool) -> Results:
         allow_descriptors()
     results.smoke = smoke
     possible = [benchmark for benchmark in benchmarks if supported or not benchmark.needs_linux]
-    with Setup(smoke=smoke) as setup, progress(runs, len(possible)) as shown:
+    with Setup(smoke=smoke, peers=peers, soak=soak) as setup, progress(runs, len(possible)) as shown:
         for number in range(1, runs + 1):
             for benchmark in possible:
                 shown.begin(number, f"{benchmark.group}, {benchmark.name}")
@@ -84,15 +103,40 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compare", type=Path, metavar="FILE", help="hold it against what --json has written before")
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="write pictures there")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the tables into a page, between its markers")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        metavar="NAME",
+        help=f"what to measure beside sseflow (default: nothing; without a name: all): {', '.join(PEERS)}",
+    )
+    parser.add_argument(
+        "--soak",
+        type=float,
+        metavar="SECONDS",
+        help=f"measure memory over so long a time, too (default for --only soak: {SOAK_SECONDS:g})",
+    )
     options = parser.parse_args(arguments)
-    if options.show and (options.only or options.runs is not None or options.smoke or options.json):
-        parser.error("--show: nothing is measured, so there is nothing for --only, --runs, --smoke or --json")
+    asked = (
+        options.only,
+        options.runs is not None,
+        options.smoke,
+        options.json,
+        options.peers is not None,
+        options.soak,
+    )
+    if options.show and any(asked):
+        parser.error("--show: nothing is measured, so it is of no use to say what, how often, or where to write it")
     if options.runs is not None and options.runs < 1:
         parser.error("--runs: must be at least 1")
+    if options.soak is not None and not options.soak > 0:
+        parser.error("--soak: must be more than 0")
     try:
         options.benchmarks = choose(options.only)
+        options.peers = choose_peers(options.peers)
     except ValueError as error:
         parser.error(str(error))
+    if options.soak is not None:
+        options.benchmarks += [b for b in choose(["soak"]) if b not in options.benchmarks]
     return options
 
 
@@ -132,7 +176,9 @@ def measure(options: argparse.Namespace) -> Results:
     """Run, show, and write down."""
     runs = options.runs or (1 if options.smoke else DEFAULT_RUNS)
     started = time.monotonic()
-    results = run(options.benchmarks, runs=runs, smoke=options.smoke)
+    results = run(
+        options.benchmarks, runs=runs, smoke=options.smoke, peers=options.peers, soak=options.soak or SOAK_SECONDS
+    )
     seconds = time.monotonic() - started
     show(results)
     if not is_supported():

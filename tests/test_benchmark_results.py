@@ -14,8 +14,9 @@ import attrs
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import bench, compare, goals, page, pictures, progress
+from benchmarks import bench, compare, goals, page, pictures, progress, scenarios
 from benchmarks.goals import Goal, at_least, at_most, judge
+from benchmarks.peers import PEERS
 from benchmarks.processes import ROOT
 from benchmarks.results import ALONE, Cell, Key, Malformed, Missing, Reading, Results, Series, load
 from benchmarks.tables import Table
@@ -31,6 +32,8 @@ MACHINE = {
 }
 
 EVENTS = "CPU per event"
+
+MEASURED = (*scenarios.SCENARIOS, scenarios.MANY_IDLE)
 
 
 def made(figures: Mapping[tuple[str, str, str, str], Sequence[float]], **machine: Any) -> Results:
@@ -338,6 +341,32 @@ def test_goals_of_ones_own() -> None:
     rulings = judge(events(sseflow=[4.0], nginx=[12.0]), [goal])
     assert [r.value for r in rulings] == [(3.0, 3.0, 3.0), (4 / 12, 4 / 12, 4 / 12)]
     assert [r.verdict for r in rulings] == ["must met", "aim missed"]
+
+
+def test_every_goal_is_measured() -> None:
+    """Its benchmark has its figure, and its peers are there; so no row is without figures for a name alone."""
+    known = {(scenario.name, figure.metric) for scenario in MEASURED for figure in scenario.figures}
+    known |= {(name, f"{metric}, added") for name, metric in known}
+    known |= {(s.name, f"{figure.metric}, {s.at}") for s in scenarios.by_line(smoke=False) for figure in s.figures}
+    for goal in goals.GOALS:
+        bounds = [bound for bound in (goal.must, goal.aim) if bound]
+        assert {(goal.benchmark, goal.metric), *([goal.instead] if goal.instead else [])} <= known
+        assert {bound.measure.peer for bound in bounds} <= {*PEERS, None}
+        assert {bound.measure.of for bound in bounds} <= {"events", None}
+
+
+def test_every_picture_has_figures() -> None:
+    """Each bar is of a scenario that there is, each curve of its row, and each proxy has a style of its own."""
+    known = {(scenario.name, figure.metric) for scenario in MEASURED for figure in scenario.figures}
+    known |= {(name, f"{metric}, added") for name, metric in known}
+    bars = {(name, bar.metric) for panel in pictures.BARS.values() for bar in panel for name in bar.benchmarks}
+    assert bars <= known
+    rows = {"lines": scenarios.by_line(smoke=False), "streams": scenarios.by_streams(smoke=False)}
+    for curve in pictures.CURVES.values():
+        metrics = [f"{figure.metric}, {s.at}" for s in rows[curve.benchmark] for figure in s.figures]
+        assert sum(re.fullmatch(curve.pattern, metric) is not None for metric in metrics) == len(rows[curve.benchmark])
+    assert pictures.STYLES.keys() == {"sseflow", *PEERS}
+    assert len(set(pictures.STYLES.values())) == len(pictures.STYLES)
 
 
 def test_goals_are_printed_beside_peers_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

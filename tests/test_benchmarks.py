@@ -18,7 +18,7 @@ import pytest
 from benchmarks import __main__ as program
 from benchmarks import bench, core, loadgen, proxy, results
 from benchmarks.checking import LAST_CHUNK, Check, Script
-from benchmarks.loadgen import Job
+from benchmarks.jobs import Job
 from benchmarks.processes import ROOT, Target, Wrong, is_supported
 from benchmarks.results import Reading, Results
 from benchmarks.shapes import MIB, SHAPES, Shape, frame
@@ -349,7 +349,7 @@ def test_what_the_proxy_logs_is_checked(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(proxy, "WARM_STREAMS", 0)
     monkeypatch.setattr(proxy, "LOG_SECONDS", 0.5)
     log = tmp_path / "log"
-    target = Target(1, (), log)
+    target = Target(1, 0, log)
     job = Job(mode="pour", shape="token", port=1, repeat=2)
 
     def logged(**fields: object) -> None:
