@@ -17,6 +17,9 @@ from .tables import Table, number
 
 SUBJECT = "sseflow"
 
+RUNS = 5
+"""What a ruling is to stand on; with fewer it is made, and says so."""
+
 HEADINGS = ("scenario", "figure", "sseflow", "peer", "", "ratio", "must", "aim", "met?")
 
 NAMES = {
@@ -301,14 +304,15 @@ def table(rulings: Sequence[Ruling]) -> Table:
 
 
 def summary(rulings: Sequence[Ruling]) -> str:
-    """How many of the bounds are met."""
+    """How many of the bounds are met, and whether that stands on enough runs."""
     parts = []
     for name in ("must", "aim"):
         bounds = [(bound, r.value) for r in rulings if (bound := r.must if name == "must" else r.aim)]
         known = [bound.is_met(value) for bound, value in bounds if value is not None]
         unknown = f", {len(bounds) - len(known)} without figures" if len(known) < len(bounds) else ""
         parts.append(f"{name}: {sum(known)} of {len(bounds)} met{unknown}")
-    return "; ".join(parts)
+    runs = min((len(cell.values) for r in rulings if r.value for cell in (r.ours, r.theirs) if cell), default=RUNS)
+    return "; ".join([*parts, f"a figure is of fewer than {RUNS} runs"] if runs < RUNS else parts)
 
 
 def has_peers(results: Results) -> bool:

@@ -369,6 +369,14 @@ def test_every_picture_has_figures() -> None:
     assert len(set(pictures.STYLES.values())) == len(pictures.STYLES)
 
 
+def test_few_runs_settle_nothing() -> None:
+    """The judge rules all the same, and says on how little."""
+    few, enough = ([9.0] * runs for runs in (4, 5))
+    doubt = "; a figure is of fewer than 5 runs"
+    assert goals.summary(judge(events(sseflow=enough, go=few))).endswith(doubt)
+    assert doubt not in goals.summary(judge(events(sseflow=enough, go=enough)))
+
+
 def test_goals_are_printed_beside_peers_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a peer there is nothing to judge beside."""
     assert program.main(["--show", str(write(tmp_path / "alone.json", events(sseflow=[9.0])))]) == 0
