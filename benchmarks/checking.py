@@ -196,7 +196,7 @@ class Check:
         view = memoryview(data)
         payload, ring = self._script.payload, self._script.payload_ends[-1]
         taken, limit = self._payload_taken, self._payload_limit
-        while 0 < (stop := data.find(b"\r\n", at, at + 18)) - at:
+        while (stop := data.find(b"\r\n", at, at + 18)) > at:
             size = int(data[at:stop], 16)
             end = stop + 2 + size
             plain = 0 < size <= min(RECV, limit - taken) and data.startswith(b"\r\n", end)

@@ -139,7 +139,7 @@ def by_streams(*, smoke: bool) -> tuple[Scenario, ...]:
             at=f"{streams:,} stream{'s' * (streams > 1)}",
             scaled=True,
         )
-        for streams in (STREAMS[:2] if smoke else STREAMS)
+        for streams in (STREAMS[:1] if smoke else STREAMS)
     )
 
 
@@ -154,7 +154,7 @@ def by_line(*, smoke: bool) -> tuple[Scenario, ...]:
             scaled=True,
         )
         for shape, size in LINES.items()
-        if shape in (LENGTHS[:2] if smoke else LENGTHS)
+        if shape in (LENGTHS[:1] if smoke else LENGTHS)
     )
 
 
