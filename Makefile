@@ -6,13 +6,14 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 LOCK_PYTHONS ?= python3.11 python3.12 python3.13
+RESULTS ?= $(sort $(wildcard benchmarks/results/*.json))
 
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types format coverage bench bench-smoke interop faults clients fuzz mutants churn soak lock clean
+.PHONY: help demo test lint types format coverage bench bench-smoke figures peers peers-system interop faults clients fuzz mutants churn soak lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +49,20 @@ bench: $(VENV)/.dev  ## measure core, shell and proxy
 
 bench-smoke: $(VENV)/.dev  ## run each benchmark once: does it still work?
 	$(BIN)/python -m benchmarks --smoke $(ARGS)
+
+figures: $(VENV)/.dev  ## draw what RESULTS holds, and write it into docs/explanation/performance.md
+	$(BIN)/python -m benchmarks --show $(RESULTS) --draw docs/explanation/pictures --page docs/explanation/performance.md
+
+# What cannot live in one environment has one each; benchmarks/peers/python.py looks for them under these names.
+peers: peers-system .venv-peers/.installed .venv-peers-mitmproxy/.installed .venv-peers-litellm/.installed  ## install what sseflow is measured beside; about 1 GB
+
+peers-system:
+	@missing=; for program in nginx:nginx-light haproxy:haproxy go:golang-go; do \
+		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then apt-get install -y --no-install-recommends $$missing; \
+	else sudo apt-get install -y --no-install-recommends $$missing; fi
 
 interop: $(VENV)/.dev  ## run only the tests with real clients
 	$(BIN)/python -m pytest -m interop tests/interop $(ARGS)
@@ -97,6 +112,14 @@ $(VENV)/.created:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "sseflow: $(PYTHON) has no venv module. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; } >&2
 	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+.venv-peers/.installed: benchmarks/peers/requirements.txt
+.venv-peers-mitmproxy/.installed: benchmarks/peers/requirements-mitmproxy.txt
+.venv-peers-litellm/.installed: benchmarks/peers/requirements-litellm.txt
+.venv-peers/.installed .venv-peers-mitmproxy/.installed .venv-peers-litellm/.installed:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python $(PIP) -r $<
 	@touch $@
 
 $(VENV)/.proxy: $(VENV)/.created pyproject.toml constraints.txt

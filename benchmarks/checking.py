@@ -15,6 +15,8 @@ RECV = 256 * 1024
 
 LAST_CHUNK = b"0\r\n\r\n"
 
+_EVENT = b"data: {"
+
 Bytes: TypeAlias = bytes | memoryview
 
 
@@ -101,6 +103,10 @@ class Check:
             self._leave_verbatim()
         return self._payload_taken + self._tail_taken
 
+    def has(self, pieces: int) -> bool:
+        """Whether so many pieces have come whole."""
+        return self.payload >= self._script.payload_size(pieces)
+
     def end(self, pieces: int) -> None:
         """Say how many pieces of the body there are before the tail."""
         self._raw_limit = self._script.raw_size(pieces)
@@ -153,7 +159,7 @@ class Check:
 
     def _dechunk(self, data: bytes) -> None:
         self._held = b""
-        at = 0
+        at = 0 if self._chunk_left else self._whole_chunks(data)
         while at < len(data):
             if self._chunk_left > 2:
                 piece = data[at : at + self._chunk_left - 2]
@@ -166,6 +172,8 @@ class Check:
                     raise Wrong(f"a chunk is followed by {piece!r}, which is no line end")
                 at += len(piece)
                 self._chunk_left -= len(piece)
+                if not self._chunk_left:
+                    at = self._whole_chunks(data, at)
             elif data.startswith(LAST_CHUNK, at) and not self._last_seen:
                 self._last_seen = True
                 at += len(LAST_CHUNK)
@@ -178,6 +186,26 @@ class Check:
                     return
                 self._chunk_left = int(data[at:stop], 16) + 2
                 at = stop + 2
+
+    def _whole_chunks(self, data: bytes, at: int = 0) -> int:
+        """Take chunks of the body, from ``at`` on, as long as all is plain; returns where the rest begins.
+
+        Nearly all chunks are plain. There is a short way for them, because a relay that makes many of what it is sent
+        must not be held up by who checks it.
+        """
+        view = memoryview(data)
+        payload, ring = self._script.payload, self._script.payload_ends[-1]
+        taken, limit = self._payload_taken, self._payload_limit
+        while (stop := data.find(b"\r\n", at, at + 18)) > at:
+            size = int(data[at:stop], 16)
+            end = stop + 2 + size
+            plain = 0 < size <= min(RECV, limit - taken) and data.startswith(b"\r\n", end)
+            if not plain or not payload.startswith(view[stop + 2 : end], taken % ring):
+                break
+            taken += size
+            at = end + 2
+        self._payload_taken = taken
+        return at
 
     def _compare(self, data: bytes) -> None:
         script = self._script
@@ -194,3 +222,55 @@ class Check:
                 before = self._payload_taken + self._tail_taken - len(part)
                 raise Wrong(f"what came in the {len(part)} bytes behind byte {before} is not what was sent")
             data = data[len(part) :]
+
+
+class Count:
+    """Count the events of a stream, where what is between writes each of them anew and none can be compared.
+
+    Args:
+        pieces: how many there will be of the body; None: `end` will say.
+    """
+
+    def __init__(self, script: Script, pieces: int | None = None) -> None:
+        self._per_piece = script.events_per_piece
+        self._events: float = 0
+        self._last = b""
+        self._limit = sys.maxsize
+        self.payload = 0
+        """Bytes that have come, chunks and all."""
+        if pieces is not None:
+            self.end(pieces)
+
+    @property
+    def done(self) -> bool:
+        """Whether at least as many events have come as were sent, and the last chunk."""
+        return self._events >= self._limit and self._last.endswith(LAST_CHUNK)
+
+    def has(self, pieces: int) -> bool:
+        """Whether the events of so many pieces have come."""
+        return self._events >= pieces * self._per_piece
+
+    def end(self, pieces: int) -> None:
+        """Say how many pieces of the body there are before the tail."""
+        self._limit = int(pieces * self._per_piece)
+
+    def skip(self, pieces: int) -> None:
+        """So many pieces have come, and somebody else has counted. Only before the first `take`."""
+        self._events = pieces * self._per_piece
+
+    def take(self, data: Bytes) -> None:
+        """Count what has been received."""
+        # An event begins with `data: {`, and no content of ours holds that: it stands there with its quotes escaped.
+        text = self._last + bytes(data)
+        self._events += text.count(_EVENT) - self._last.count(_EVENT)
+        self._last = text[-len(_EVENT) - len(LAST_CHUNK) :]
+        self.payload += len(data)
+
+    def eof(self) -> None:
+        """The connection has ended.
+
+        Raises:
+            Wrong: it should not have.
+        """
+        if not self.done:
+            raise Wrong(f"a stream ended after {self._events:g} events, before its end")

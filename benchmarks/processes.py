@@ -7,12 +7,13 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -24,8 +25,8 @@ START_SECONDS = 20.0
 
 END_SECONDS = 10.0
 
-DESCRIPTORS = 8192
-"""What 1,000 streams need on both sides of a proxy, and as much again."""
+DESCRIPTORS = 16384
+"""What 5,000 streams need on both sides of a proxy, and half as much again."""
 
 
 class Wrong(Exception):
@@ -53,11 +54,16 @@ class Cores:
 
 @attrs.frozen
 class Target:
-    """A process that relays: where it listens, and whose CPU time and memory count."""
+    """A process that relays, and those that it has started: where it listens, and what it logs."""
 
     port: int
-    pids: tuple[int, ...]
+    pid: int
     log: Path
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """All of them that there are by now: their CPU time and memory count."""
+        return family(self.pid)
 
     def lines(self) -> list[dict[str, object]]:
         """What it has logged, as far as that is JSON."""
@@ -66,6 +72,24 @@ class Target:
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
         return [line for line in found if isinstance(line, dict)]
+
+
+def family(pid: int) -> tuple[int, ...]:
+    """A process, its children, and theirs."""
+    found = [pid]
+    for each in found:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for task in Path(f"/proc/{each}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+    return tuple(found)
+
+
+def free_port() -> int:
+    """A port that nothing listens on, for a program that has to be told one."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
 
 
 def is_supported() -> bool:
@@ -137,32 +161,50 @@ def _status(pid: int, name: str) -> int:
 
 
 @contextlib.contextmanager
+def pinned(cores: Iterable[int]) -> Iterator[None]:
+    """What is started in this block runs on these cores only, with all that it starts in its turn."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
 def started(
     command: Sequence[str],
     *,
-    core: int,
-    port_of: Callable[[str], int | None],
+    cores: Iterable[int],
+    port: int | Callable[[str], int | None],
+    more_environment: Mapping[str, str] | None = None,
     stops_cleanly: bool = True,
+    patience: float = START_SECONDS,
 ) -> Iterator[Target]:
-    """Run a program that logs to its standard error where it listens; end it behind the block.
+    """Run a program that logs to its standard error; end it behind the block.
 
     Args:
-        port_of: the port that a line of its log tells, if it does.
+        port: where it listens, or what finds that in a line of its log, if it is there.
         stops_cleanly: whether it ends with the status 0 when it is told to end.
+        patience: seconds for it to listen.
 
     Raises:
         Wrong: it did not start, or did not end as it should.
     """
     with tempfile.TemporaryDirectory(prefix="sseflow-bench-") as folder:
         log = Path(folder) / "log"
-        with log.open("wb") as output:
+        with log.open("wb") as output, pinned(cores):
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(), cwd=ROOT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**environment(), **(more_environment or {})},
+                cwd=ROOT,
             )
         try:
-            os.sched_setaffinity(process.pid, {core})
-            port = _wait_for_port(process, log, port_of)
-            yield Target(port, (process.pid,), log)
+            found = _wait_for_port(process, log, port, patience)
+            yield Target(found, process.pid, log)
         finally:
             status = end(process)
         if status and stops_cleanly:
@@ -180,17 +222,31 @@ def end(process: subprocess.Popen[bytes]) -> int:
         return process.wait(END_SECONDS)
 
 
-def _wait_for_port(process: subprocess.Popen[bytes], log: Path, port_of: Callable[[str], int | None]) -> int:
-    deadline = time.monotonic() + START_SECONDS
+def _wait_for_port(
+    process: subprocess.Popen[bytes], log: Path, port: int | Callable[[str], int | None], patience: float
+) -> int:
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         ended = process.poll() is not None
-        for line in log.read_text("utf-8", "replace").splitlines():
-            if (port := port_of(line)) is not None:
+        if isinstance(port, int):
+            if not ended and _listens(port):
                 return port
+        else:
+            for line in log.read_text("utf-8", "replace").splitlines():
+                if (found := port(line)) is not None:
+                    return found
         if ended:
             break
         time.sleep(0.01)
     raise Wrong(f"{' '.join(map(str, process.args))} did not start: {_last_lines(log)}")  # type: ignore[arg-type]  # a list
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _last_lines(log: Path) -> str:
@@ -236,11 +292,11 @@ class Conversation:
 @contextlib.contextmanager
 def conversation(module: str, *, core: int) -> Iterator[Conversation]:
     """Run a module of this package that takes questions; end it behind the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=ROOT
-    )
+    with pinned({core}):
+        process = subprocess.Popen(
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=ROOT
+        )
     try:
-        os.sched_setaffinity(process.pid, {core})
         yield Conversation(process)
     finally:
         assert process.stdin is not None

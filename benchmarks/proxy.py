@@ -1,64 +1,72 @@
-"""Measure the proxy as its users run it, a process of its own, beside a client that is connected to the upstream."""
+"""Measure the proxy as its users run it, a process of its own, beside its peers and a client without any proxy."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
+import os
+import resource
+import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
 
 import attrs
 
+from . import scenarios
 from .bench import Benchmark, Setup
-from .loadgen import Job, Report
-from .processes import Target, Wrong, started
-from .results import ALONE, Reading
+from .jobs import Job, Report
+from .peers import Peer, Wiring
+from .processes import ROOT, Target, Wrong, environment, free_port, started
+from .results import ALONE, Missing, Reading, Series
+from .scenarios import Scenario
 from .shapes import SHAPES
 
 WARM_STREAMS = 8
 
+WARM_LIMIT = 120.0
+"""Seconds: LiteLLM makes its first requests wait, while it imports what it has not yet needed."""
+
 LOG_SECONDS = 5.0
 """For the last line of the log to be written."""
 
-#: Runs a proxy in front of the upstream on a port, on a core.
-Proxy: TypeAlias = Callable[[Setup], contextlib.AbstractContextManager[Target]]
-
-
-@attrs.frozen
-class Figure:
-    """What a report comes to, in one number."""
-
-    metric: str
-    unit: str
-    of: Callable[[Report], float]
-    kind: str = "cost"
-    """``cost`` is the target's own, and the generator has none. ``rate`` is bounded by what the generator reaches
-    alone, ``count`` by what was asked. ``time`` is shown, and also what a target adds to the generator's own."""
-
-
-@attrs.frozen
-class Scenario:
-    """One job, and what is read from its report."""
-
-    name: str
-    job: Callable[[Setup], Job]
-    figures: tuple[Figure, ...]
+FEW = 1000
+"""Streams that the proxy's own limits are wide enough for."""
 
 
 @contextlib.contextmanager
-def sseflow(setup: Setup) -> Iterator[Target]:
-    """Our proxy, with everything as it is by default."""
-    command = [sys.executable, "-m", "sseflow.proxy", "--listen", "127.0.0.1:0"]
-    command += ["--upstream", f"http://127.0.0.1:{setup.upstream_port}"]
-    with started(command, core=setup.cores.subject, port_of=_port_of) as target:
+def _start(setup: Setup, wiring: Wiring) -> Iterator[Target]:
+    """Our proxy, with everything as it is by default, unless there are more streams than that allows."""
+    port = free_port() if wiring.workers else 0
+    command = [sys.executable, "-m", "sseflow.proxy", "--listen", f"127.0.0.1:{port}"]
+    command += ["--upstream", wiring.upstream(setup)]
+    if wiring.upstream_tls:
+        command += ["--upstream-ca", str(setup.certificates / "ca.pem")]
+    if wiring.client_tls:
+        command += ["--tls-cert", str(setup.certificates / "cert.pem")]
+        command += ["--tls-key", str(setup.certificates / "key.pem")]
+    if wiring.streams > FEW:
+        command += ["--max-connections", str(2 * wiring.streams), "--max-streams", str(2 * wiring.streams)]
+        # The last one may be opened so late that the first one would be kept alive: those bytes are not the upstream's.
+        command += ["--keep-alive", "0", "--gate-open-after", "0"]
+    if wiring.workers:
+        command += ["--workers", str(wiring.workers)]
+    with started(command, cores=_cores(setup, wiring), port=port or _port_of) as target:
         yield target
 
 
-#: What is measured, each beside the generator alone.
-PROXIES: dict[str, Proxy] = {"sseflow": sseflow}
+def _cores(setup: Setup, wiring: Wiring) -> set[int]:
+    """The subject's; for workers all but the generator's, if there are two others, and else all."""
+    if not wiring.workers:
+        return {setup.cores.subject}
+    usable = os.sched_getaffinity(0)
+    others = usable - {setup.cores.generator}
+    return others if len(others) > 1 else usable
+
+
+SSEFLOW = Peer(name="sseflow", start=_start, missing=lambda: None, strips=True, tls=True)
 
 
 def _port_of(line: str) -> int | None:
@@ -73,7 +81,7 @@ def _port_of(line: str) -> int | None:
 
 def _warm(job: Job) -> Job:
     """A few streams of tokens, so that what is measured is not the first of its kind."""
-    return attrs.evolve(job, mode="lockstep", shape="token", streams=WARM_STREAMS, seconds=0.1)
+    return attrs.evolve(job, mode="lockstep", shape="token", streams=WARM_STREAMS, seconds=0.1, limit=WARM_LIMIT)
 
 
 def check_log(target: Target, job: Job) -> None:
@@ -106,97 +114,137 @@ def _events(job: Job) -> int | None:
     return None if pieces is None else pieces * shape.events // len(shape.body) + shape.tail_events
 
 
-def run(scenario: Scenario, setup: Setup) -> Iterator[Reading]:
-    """One scenario, without any proxy and then through each."""
+def run(scenario: Scenario, setup: Setup) -> Iterator[Reading | Missing]:
+    """One scenario, without any proxy, then through ours, and then through each peer in turn."""
     job = scenario.job(setup)
+    if job.streams * 2 + FEW > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+        too_few = f"{job.streams} streams need more open descriptors than `ulimit -Hn` allows"
+        yield Missing(benchmark=scenario.name, subject=ALONE, short="not possible", why=too_few)
+        return
     alone = setup.do(job)
     yield from _read(scenario, ALONE, alone, None)
-    for subject, proxy in PROXIES.items():
-        with proxy(setup) as target:
-            job = attrs.evolve(job, port=target.port, stripped=True)
-            setup.do(_warm(job))
-            report = setup.do(attrs.evolve(job, pids=target.pids))
+    for subject in (SSEFLOW, *setup.peers):
+        if (scenario.scaled and subject.slowness > 1) or (job.upstream_tls and not subject.tls):
+            continue
+        if (why := subject.missing()) is not None:
+            yield Missing(benchmark=scenario.name, subject=subject.name, short="not installed", why=why)
+            continue
+        try:
+            report = through(subject, setup, scenario.wiring, job)
+        except (Wrong, OSError, subprocess.SubprocessError) as error:
+            if subject is SSEFLOW:
+                raise
+            yield Missing(benchmark=scenario.name, subject=subject.name, short="failed", why=str(error))
+        else:
+            yield from _read(scenario, subject.name, report, alone)
+
+
+def through(subject: Peer, setup: Setup, wiring: Wiring, job: Job) -> Report:
+    """Do a job with a proxy in between, which is started, warmed up, and ended."""
+    with subject.start(setup, wiring) as target:
+        job = attrs.evolve(job, port=target.port, stripped=subject.strips, rewritten=subject.rewrites)
+        if job.mode == "pour":
+            job = attrs.evolve(job, repeat=max(1, job.repeat // subject.slowness))
+        alone = wiring.workers is None
+        setup.do(_warm(job), alone=alone)
+        report = setup.do(attrs.evolve(job, pids=target.pids), alone=alone)
+        if subject is SSEFLOW:
             check_log(target, job)
-        yield from _read(scenario, subject, report, alone)
+    return report
 
 
 def _read(scenario: Scenario, subject: str, report: Report, alone: Report | None) -> Iterator[Reading]:
+    at = f", {scenario.at}" if scenario.at else ""
     for figure in scenario.figures:
         if alone is None and figure.kind == "cost":
             continue
         value = figure.of(report)
-        ceiling = figure.of(alone) if alone is not None and figure.kind == "rate" else None
+        ceiling = None
+        if alone is not None and figure.kind == "rate":
+            # What the generator would have reached in the time in which it had nothing to do counts, too: what goes
+            # through a proxy may cost it more to check than what comes as it was sent.
+            ceiling = min(figure.of(alone), value * report.seconds / max(report.seconds - report.idle, 1e-9))
         waited = report.waited / report.seconds if report.seconds else 0.0
         read = functools.partial(Reading, benchmark=scenario.name, unit=figure.unit, subject=subject, waited=waited)
-        yield read(metric=figure.metric, value=value, ceiling=ceiling)
+        yield read(metric=figure.metric + at, value=value, ceiling=ceiling)
         if alone is not None and figure.kind == "time":
-            yield read(metric=f"{figure.metric}, added", value=value - figure.of(alone))
+            yield read(metric=f"{figure.metric}, added{at}", value=value - figure.of(alone))
 
 
-EVENTS = (
-    Figure("events per second", "1/s", lambda r: r.count / r.seconds, "rate"),
-    Figure("CPU per event", "us", lambda r: r.cpu / r.count * 1e6),
-)
-REQUESTS = (
-    Figure("requests per second", "1/s", lambda r: r.count / r.seconds, "rate"),
-    Figure("CPU per request", "us", lambda r: r.cpu / r.count * 1e6),
-)
-THROUGHPUT = (
-    Figure("throughput", "MB/s", lambda r: r.payload / r.seconds / 1e6, "rate"),
-    Figure("peak memory growth", "KiB", lambda r: r.grown / 1024),
-)
-TIMES = (
-    Figure("p50", "us", lambda r: r.median * 1e6, "time"),
-    Figure("p99", "us", lambda r: r.p99 * 1e6, "time"),
-)
-MEMORY = (Figure("memory per idle stream", "KiB", lambda r: r.grown / r.count / 1024),)
-WHOLE = (Figure("events, none lost", "events", lambda r: r.count, "count"),)
-
-
-def _lockstep(shape: str, setup: Setup) -> Job:
-    return Job(mode="lockstep", shape=shape, port=None, streams=64, seconds=setup.seconds)
-
-
-SCENARIOS = (
-    Scenario(
-        "requests", lambda s: Job(mode="requests", shape="one", port=None, streams=32, seconds=s.seconds), REQUESTS
-    ),
-    Scenario("events", functools.partial(_lockstep, "token"), EVENTS),
-    Scenario("comments", functools.partial(_lockstep, "comments"), EVENTS),
-    Scenario("coalesced", functools.partial(_lockstep, "coalesced"), EVENTS),
-    Scenario("bulk", lambda s: Job(mode="pour", shape="bulk", port=None, repeat=16 if s.smoke else 1024), THROUGHPUT),
-    Scenario(
-        "line-32m", lambda s: Job(mode="pour", shape="line-32m", port=None, repeat=1 if s.smoke else 8), THROUGHPUT
-    ),
-    Scenario("first-byte", lambda s: Job(mode="requests", shape="one", port=None, seconds=s.seconds), TIMES),
-    Scenario(
-        "latency",
-        lambda s: Job(mode="paced", shape="token", port=None, streams=40, rate=2000, repeat=10 if s.smoke else 100),
-        TIMES,
-    ),
-    Scenario("idle", lambda s: Job(mode="idle", shape="token", port=None, streams=100 if s.smoke else 1000), MEMORY),
-)
-
-INTEGRITY = (
-    Scenario(
-        "one long stream", lambda s: Job(mode="pour", shape="token", port=None, repeat=250 if s.smoke else 2500), WHOLE
-    ),
-    Scenario(
-        "1,000 paced streams",
-        lambda s: Job(
-            mode="paced", shape="token", port=None, streams=1000, rate=4000, repeat=3 if s.smoke else 20, limit=120
-        ),
-        WHOLE,
-    ),
-)
-
-
-def _integrity(setup: Setup) -> Iterator[Reading]:
-    for scenario in INTEGRITY:
+def _row(make: Callable[..., tuple[Scenario, ...]], setup: Setup) -> Iterator[Reading | Missing]:
+    for scenario in make(smoke=setup.smoke):
         yield from run(scenario, setup)
 
 
+def _integrity(setup: Setup) -> Iterator[Reading | Missing]:
+    for scenario in scenarios.INTEGRITY:
+        yield from run(scenario, setup)
+
+
+@functools.cache
+def _has_workers() -> bool:
+    command = [sys.executable, "-m", "sseflow.proxy", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+    return "--workers" in done.stdout
+
+
+def _workers(setup: Setup) -> Iterator[Reading | Missing]:
+    """Our proxy with one worker and with two, on all cores, where the generator's has to serve both."""
+    if not _has_workers():
+        yield Missing(benchmark="workers", subject="sseflow", short="not there", why="this version has no --workers")
+        return
+    for scenario in scenarios.WORKERS:
+        for workers in (1, 2):
+            wiring = Wiring(workers=workers)
+            report = through(SSEFLOW, setup, wiring, scenario.job(setup))
+            at = f"{workers} worker{'s' * (workers > 1)}"
+            yield from _read(attrs.evolve(scenario, at=at), "sseflow", report, None)
+
+
+def _soak(setup: Setup) -> Iterator[Reading | Missing | Series]:
+    """The memory of each proxy over the time of a steady load."""
+    for subject in (SSEFLOW, *setup.peers):
+        if (why := subject.missing()) is not None:
+            yield Missing(benchmark="soak", subject=subject.name, short="not installed", why=why)
+            continue
+        try:
+            report = through(subject, setup, Wiring(), scenarios.soak(setup))
+        except (Wrong, OSError, subprocess.SubprocessError) as error:
+            if subject is SSEFLOW:
+                raise
+            yield Missing(benchmark="soak", subject=subject.name, short="failed", why=str(error))
+            continue
+        points = tuple((seconds, size / 1024) for seconds, size in report.samples)
+        yield Series(benchmark="soak", metric="memory", unit="KiB", subject=subject.name, points=points)
+        slope, error_of_it = trend(points)
+        read = functools.partial(Reading, benchmark="soak", subject=subject.name)
+        yield read(metric="memory at the end", unit="KiB", value=points[-1][1])
+        yield read(metric="slope", unit="KiB/min", value=slope * 60)
+        yield read(metric="slope, standard error", unit="KiB/min", value=error_of_it * 60)
+
+
+def trend(points: tuple[tuple[float, float], ...]) -> tuple[float, float]:
+    """The slope of what comes behind the first third, in which a process warms up, and its standard error.
+
+    Both are 0 for fewer than three points.
+    """
+    points = points[len(points) // 3 :]
+    if len(points) < 3:
+        return 0.0, 0.0
+    times, values = zip(*points, strict=True)
+    slope, start = statistics.linear_regression(times, values)
+    middle = statistics.fmean(times)
+    spread = sum((at - middle) ** 2 for at in times)
+    residue = sum((value - start - slope * at) ** 2 for at, value in points)
+    return slope, (residue / (len(points) - 2) / spread) ** 0.5
+
+
 BENCHMARKS = (
-    *(Benchmark("proxy", scenario.name, functools.partial(run, scenario)) for scenario in SCENARIOS),
+    *(Benchmark("proxy", scenario.name, functools.partial(run, scenario)) for scenario in scenarios.SCENARIOS),
     Benchmark("integrity", "integrity", _integrity),
+    Benchmark("scaling", "streams", functools.partial(_row, scenarios.by_streams)),
+    Benchmark("scaling", "lines", functools.partial(_row, scenarios.by_line)),
+    Benchmark("scaling", scenarios.MANY_IDLE.name, functools.partial(run, scenarios.MANY_IDLE)),
+    Benchmark("scaling", "workers", _workers),
+    Benchmark("scaling", "soak", _soak, only_named=True),
 )

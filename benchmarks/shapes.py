@@ -178,13 +178,15 @@ def _drip() -> Shape:
     )
 
 
-def _line(mebibytes: int) -> Shape:
+def _line(name: str, size: int) -> Shape:
+    event = _long(size)
+    # Short ones are as many as a read holds, so that reads do not end where lines do.
     return Shape(
-        name=f"line-{mebibytes}m",
-        about=f"one data line of {mebibytes} MiB in chunks of 32 KiB",
-        body=_cut(_long(mebibytes * MIB), READ),
+        name=name,
+        about=f"data lines of {size:,} bytes in chunks of up to 32 KiB",
+        body=_cut(event, READ) * max(1, READ // size),
         tail=_DONE,
-        events=1,
+        events=max(1, READ // size),
         tail_events=1,
     )
 
@@ -201,6 +203,17 @@ def _bulk() -> Shape:
     )
 
 
+#: The bytes of the lines of those shapes that are nothing but lines of one size.
+LINES = {
+    "line-1k": KIB,
+    "line-16k": 16 * KIB,
+    "line-256k": 256 * KIB,
+    "line-1m": MIB,
+    "line-4m": 4 * MIB,
+    "line-8m": 8 * MIB,
+    "line-32m": 32 * MIB,
+}
+
 #: What makes each shape, by its name: the long ones are not made before they are needed.
 SHAPES: dict[str, Callable[[], Shape]] = {
     "token": _token,
@@ -212,7 +225,5 @@ SHAPES: dict[str, Callable[[], Shape]] = {
     "heartbeats": _heartbeats,
     "drip": _drip,
     "bulk": _bulk,
-    "line-1m": functools.partial(_line, 1),
-    "line-8m": functools.partial(_line, 8),
-    "line-32m": functools.partial(_line, 32),
+    **{name: functools.partial(_line, name, size) for name, size in LINES.items()},
 }

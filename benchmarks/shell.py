@@ -21,7 +21,7 @@ from sseflow.http import SocketWire
 
 from .bench import Benchmark, Setup
 from .core import HEAD
-from .loadgen import Job, Report
+from .jobs import Job, Report
 from .processes import Wrong, started
 from .results import ALONE, Reading
 
@@ -95,7 +95,7 @@ def _on_wire(wire: str, setup: Setup) -> Iterator[Reading]:
     pump: dict[str, Reading] = {}
     for name in RELAYS:
         command = [sys.executable, "-m", "benchmarks.shell", wire, name]
-        with started(command, core=setup.cores.subject, port_of=_port_of, stops_cleanly=False) as target:
+        with started(command, cores={setup.cores.subject}, port=_port_of, stops_cleanly=False) as target:
             bare = attrs.evolve(jobs["token"], port=target.port, pids=target.pids)
             setup.do(attrs.evolve(bare, streams=8, seconds=0.1))
             for shape, job in jobs.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import socket
 import subprocess
@@ -17,16 +18,16 @@ import pytest
 
 from benchmarks import __main__ as program
 from benchmarks import bench, core, loadgen, proxy, results
-from benchmarks.checking import LAST_CHUNK, Check, Script
-from benchmarks.loadgen import Job
+from benchmarks.checking import LAST_CHUNK, Check, Count, Script
+from benchmarks.ends import Requests
+from benchmarks.jobs import Job
 from benchmarks.processes import ROOT, Target, Wrong, is_supported
-from benchmarks.results import Reading, Results
-from benchmarks.shapes import MIB, SHAPES, Shape, frame
+from benchmarks.results import Missing, Reading, Results, Series
+from benchmarks.shapes import LINES, SHAPES, Shape, frame
 from sseflow import Eof, EventParser, Head, Pipeline, StandardPipeline, by_line
 from sseflow.stages import DataCounter
 
 SMALL = [name for name in SHAPES if not name.startswith("line-")]
-LINES = {"line-1m": 1, "line-8m": 8, "line-32m": 32}
 
 needs_linux = pytest.mark.skipif(not is_supported(), reason="the load generator needs Linux: epoll and /proc")
 
@@ -97,11 +98,11 @@ def test_what_is_kept_is_kept_chunk_by_chunk(name: str) -> None:
 
 
 def test_shapes_are_as_long_as_they_are_called() -> None:
-    """A token is about 220 bytes, a bulk event 4 KiB, and a line as many MiB as it says, without its line end."""
+    """A token is about 220 bytes, a bulk event 4 KiB, and a line as long as it says, without its line end."""
     assert {round(len(token), -1) for token in SHAPES["token"]().body} == {220}
     assert {len(event) for event in SHAPES["bulk"]().body} == {4096}
     for name, size in LINES.items():
-        assert SHAPES[name]().size == size * MIB + 2
+        assert {len(line) for line in b"".join(SHAPES[name]().body).splitlines() if line} == {size}
     assert max(map(len, SHAPES["drip"]().body)) == 256
 
 
@@ -198,7 +199,47 @@ def test_somebody_else_may_have_looked() -> None:
     assert found.done
 
 
+@pytest.mark.parametrize("size", [1, 7, 225, 10**6])
+def test_what_is_written_anew_is_counted(size: int) -> None:
+    """All events have to come, and the last chunk; what they are called does not matter."""
+    script = Script(SHAPES["token"](), http=True, stripped=False)
+    anew = b"".join(frame(b'data: {"x":%d}\n\n' % i) for i in range(80)) + frame(b"data: [DONE]\n\n") + LAST_CHUNK
+
+    def count(data: bytes) -> Count:
+        found = Count(script, 80)
+        for at in range(0, len(data), size):
+            found.take(data[at : at + size])
+        return found
+
+    assert count(anew).done
+    assert count(anew).has(80)
+    assert not count(anew).has(81)
+    count(anew).eof()
+    for short in (anew[:-1], anew.replace(b"{", b"", 1)):
+        assert not count(short).done
+        with pytest.raises(Wrong, match="ended after"):
+            count(short).eof()
+
+
 # The generator.
+
+
+def test_a_request_is_known_again() -> None:
+    """Also behind a relay that writes it anew; one of another job is not, and none is before its end."""
+    requests, others = Requests(chat=True), Requests(chat=False)
+    for at in range(len(requests[7])):
+        assert not requests.is_whole(requests[7][:at])
+    assert requests.is_whole(requests[7])
+    assert (requests.stream_of(requests[7]), others.stream_of(requests[7])) == (7, None)
+    head, _, body = requests[7].partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head
+    anew = json.dumps(dict(reversed(json.loads(body).items()))).encode()
+    counted = b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(anew), anew)
+    chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + frame(anew) + LAST_CHUNK
+    for request in (counted, chunked):
+        assert requests.is_whole(request)
+        assert not requests.is_whole(request[:-1])
+        assert requests.stream_of(request) == 7
 
 
 @pytest.fixture
@@ -219,6 +260,7 @@ def listener() -> Iterator[socket.socket]:
         Job(mode="pour", shape="coalesced", port=None, streams=2, repeat=50, limit=20),
         Job(mode="paced", shape="token", port=None, streams=3, rate=2000, repeat=10, limit=20),
         Job(mode="idle", shape="token", port=None, streams=3, limit=20),
+        Job(mode="soak", shape="token", port=None, streams=2, rate=500, repeat=5, seconds=0.1, limit=20),
     ],
     ids=lambda job: f"{job.mode}-{job.shape}",
 )
@@ -237,6 +279,37 @@ def test_the_generator_makes_requests(listener: socket.socket) -> None:
     assert report.wrong is None
     assert report.count > 0
     assert 0 < report.median <= report.p99
+
+
+@needs_linux
+@pytest.mark.parametrize("mode", ["lockstep", "requests", "soak"])
+def test_the_generator_speaks_tls(listener: socket.socket, mode: str) -> None:
+    """Client and upstream, both."""
+    with bench.Setup(smoke=True) as setup:
+        job = Job(mode=mode, shape="one", port=None, streams=3, seconds=0.02, rate=500, upstream_tls=True, limit=20)
+        report = loadgen.do(attrs.evolve(job, certificates=str(setup.certificates)), listener)
+    assert report.wrong is None
+    assert report.count > 0
+
+
+@needs_linux
+def test_a_soak_is_looked_at_again_and_again(listener: socket.socket) -> None:
+    """The memory of the target, from the beginning on."""
+    job = Job(mode="soak", shape="token", port=None, streams=2, rate=500, repeat=5, seconds=0.6, pids=(os.getpid(),))
+    report = loadgen.do(job, listener)
+    assert report.wrong is None
+    assert len(report.samples) == 2
+    assert all(size > 0 for _, size in report.samples)
+
+
+def test_a_trend_is_a_slope_with_its_error() -> None:
+    """Of what comes behind the first third; exact for what is a line there."""
+    line = tuple((float(at), 100.0 + 3 * at if at >= 5 else 0.0) for at in range(15))
+    assert proxy.trend(line) == pytest.approx((3.0, 0.0))
+    noisy = tuple((at, value + (-1) ** int(at)) for at, value in line)
+    slope, error = proxy.trend(noisy)
+    assert abs(slope - 3.0) < 2 * error < 1.0
+    assert proxy.trend(line[:2]) == (0.0, 0.0)
 
 
 @needs_linux
@@ -286,6 +359,25 @@ def test_what_was_disturbed_is_marked() -> None:
     assert found.rows("g")[1] == [["b", "m", "us", "1.00", "1.00~ (1.00..1.00)"]]
 
 
+def test_what_is_missing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """In its column, and below with the reason: once for what is not there, and for each benchmark that failed."""
+    found = Results()
+    for benchmark in ("b", "c"):
+        found.add("g", reading(1.0, benchmark=benchmark))
+        found.add("g", Missing(benchmark=benchmark, subject="t", short="not installed", why="apt-get install t"))
+    found.add("g", Missing(benchmark="b", subject="u", short="failed", why="lost a byte"))
+    assert found.rows("g")[0] == ["", "", "unit", "s", "t", "u"]
+    assert [row[3:] for row in found.rows("g")[1]] == [
+        ["1.00", "not installed", "failed"],
+        ["1.00", "not installed", ""],
+    ]
+    results.show(found)
+    printed = capsys.readouterr().out
+    assert printed.count("t not installed: apt-get install t") == 1
+    assert "u b failed: lost a byte" in printed
+    assert found.problems == []
+
+
 def test_tables_are_printed_without_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """What is printed has every number either way."""
     found = Results()
@@ -304,7 +396,10 @@ def test_names_choose_benchmarks() -> None:
     """A name is that of a benchmark or of a group; an unknown one is refused with those that there are."""
     assert [b.name for b in program.choose(["integrity"])] == ["integrity"]
     assert {b.group for b in program.choose(["core", "events"])} == {"core", "proxy"}
-    assert program.choose([]) == list(program.BENCHMARKS)
+    assert program.choose([]) == [b for b in program.BENCHMARKS if b.name != "soak"]
+    assert "soak" not in {b.name for b in program.choose(["scaling"])}
+    assert [b.name for b in program.choose(["soak"])] == ["soak"]
+    assert [b.name for b in program.parse(["--only", "events", "--soak", "9"]).benchmarks] == ["events", "soak"]
     with pytest.raises(ValueError, match=r"there are: .*integrity"):
         program.choose(["nonsense"])
     with pytest.raises(SystemExit) as exited:
@@ -319,8 +414,11 @@ def test_what_is_wrong_is_in_the_exit_status(monkeypatch: pytest.MonkeyPatch, tm
         yield reading(1.0)
         raise Wrong("a byte was lost")
 
-    def sound(_: bench.Setup) -> Iterator[Reading]:
+    series = Series(benchmark="b", metric="m", unit="us", subject="s", points=((0.0, 1.0),))
+
+    def sound(_: bench.Setup) -> Iterator[Reading | Series]:
         yield reading(2.0)
+        yield series
 
     pair = (bench.Benchmark("g", "broken", broken, False), bench.Benchmark("g", "sound", sound, False))
     monkeypatch.setattr(program, "BENCHMARKS", pair)
@@ -330,6 +428,8 @@ def test_what_is_wrong_is_in_the_exit_status(monkeypatch: pytest.MonkeyPatch, tm
     assert written["problems"] == ["broken: a byte was lost"]
     assert written["results"][0]["values"] == [1.0, 2.0]
     assert written["machine"]["generator"] == loadgen.KIND
+    assert written["missing"] == []
+    assert written["series"] == [{**attrs.asdict(series), "points": [[0.0, 1.0]]}]
     assert program.main(["--smoke", "--only", "sound"]) == 0
 
 
@@ -349,7 +449,7 @@ def test_what_the_proxy_logs_is_checked(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(proxy, "WARM_STREAMS", 0)
     monkeypatch.setattr(proxy, "LOG_SECONDS", 0.5)
     log = tmp_path / "log"
-    target = Target(1, (), log)
+    target = Target(1, 0, log)
     job = Job(mode="pour", shape="token", port=1, repeat=2)
 
     def logged(**fields: object) -> None:

@@ -1,0 +1,3 @@
+module sseflow-peer
+
+go 1.19
