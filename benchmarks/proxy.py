@@ -131,26 +131,26 @@ def run(scenario: Scenario, setup: Setup) -> Iterator[Reading | Missing]:
     for subject in (SSEFLOW, *setup.peers):
         if (scenario.scaled and subject.slowness > 1) or (job.upstream_tls and not subject.tls):
             continue
-        report = _try(subject, setup, scenario.wiring, job, scenario.name)
+        report = _try(subject, setup, scenario, job)
         if isinstance(report, Report):
             yield from _read(scenario, subject.name, report, alone)
         else:
             yield report
             if subject is SSEFLOW:
-                wrong = Wrong(f"{scenario.at}: {report.why}" if scenario.at else report.why)
+                wrong = Wrong(report.why)
     if wrong is not None:
         raise wrong
 
 
-def _try(subject: Peer, setup: Setup, wiring: Wiring, job: Job, benchmark: str) -> Report | Missing:
-    """Do a job through a proxy, or say why that was not possible."""
-    missing = functools.partial(Missing, benchmark=benchmark, subject=subject.name)
+def _try(subject: Peer, setup: Setup, scenario: Scenario, job: Job) -> Report | Missing:
+    """Do a job of a scenario through a proxy, or say why that was not possible."""
+    missing = functools.partial(Missing, benchmark=scenario.name, subject=subject.name)
     if (what_to_do := subject.missing()) is not None:
         return missing(short="not installed", why=what_to_do)
     try:
-        return through(subject, setup, wiring, job)
+        return through(subject, setup, scenario.wiring, job)
     except (Wrong, OSError, subprocess.SubprocessError) as error:
-        return missing(short="failed", why=str(error))
+        return missing(short="failed", why=f"{scenario.at}: {error}" if scenario.at else str(error))
 
 
 def through(subject: Peer, setup: Setup, wiring: Wiring, job: Job) -> Report:
@@ -223,7 +223,7 @@ def _soak(setup: Setup) -> Iterator[Reading | Missing | Series]:
     """The memory of each proxy over the time of a steady load."""
     wrong: Wrong | None = None
     for subject in (SSEFLOW, *setup.peers):
-        report = _try(subject, setup, Wiring(), scenarios.soak(setup), "soak")
+        report = _try(subject, setup, scenarios.SOAK, scenarios.SOAK.job(setup))
         if isinstance(report, Missing):
             yield report
             if subject is SSEFLOW:

@@ -176,8 +176,7 @@ SOAK_EVENTS = 50
 """Of each stream; so there are twenty new ones a second."""
 
 
-def soak(setup: Setup) -> Job:
-    """A steady load: streams come and go, and events come at one pace."""
+def _soak(setup: Setup) -> Job:
     return Job(
         mode="soak",
         shape="token",
@@ -188,6 +187,10 @@ def soak(setup: Setup) -> Job:
         seconds=setup.soak,
         limit=setup.soak + 60,
     )
+
+
+#: A steady load: streams come and go, and events come at one pace. What is read is the memory over the time.
+SOAK = Scenario(name="soak", job=_soak, figures=())
 
 
 def _paced_thousand(setup: Setup) -> Job:
