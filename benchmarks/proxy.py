@@ -100,7 +100,7 @@ def check_log(target: Target, job: Job) -> None:
         raise Wrong(f"{job.mode} of {job.shape}: {len(bad)} streams did not end well, like this one: {bad[0]}")
     events = _events(job)
     if events is not None:
-        counted = sum(line["events"] == events for line in exchanges)
+        counted = sum(line["events"] == events for line in exchanges[WARM_STREAMS:])
         if counted != job.streams:
             raise Wrong(
                 f"{counted} of {job.streams} streams were logged with {events} events; the last: {exchanges[-1:]}"
@@ -115,7 +115,11 @@ def _events(job: Job) -> int | None:
 
 
 def run(scenario: Scenario, setup: Setup) -> Iterator[Reading | Missing]:
-    """One scenario, without any proxy, then through ours, and then through each peer in turn."""
+    """One scenario, without any proxy, then through ours, and then through each peer in turn.
+
+    Raises:
+        Wrong: behind all others, what was wrong with ours.
+    """
     job = scenario.job(setup)
     if job.streams * 2 + FEW > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
         too_few = f"{job.streams} streams need more open descriptors than `ulimit -Hn` allows"
@@ -123,20 +127,30 @@ def run(scenario: Scenario, setup: Setup) -> Iterator[Reading | Missing]:
         return
     alone = setup.do(job)
     yield from _read(scenario, ALONE, alone, None)
+    wrong: Wrong | None = None
     for subject in (SSEFLOW, *setup.peers):
         if (scenario.scaled and subject.slowness > 1) or (job.upstream_tls and not subject.tls):
             continue
-        if (why := subject.missing()) is not None:
-            yield Missing(benchmark=scenario.name, subject=subject.name, short="not installed", why=why)
-            continue
-        try:
-            report = through(subject, setup, scenario.wiring, job)
-        except (Wrong, OSError, subprocess.SubprocessError) as error:
-            if subject is SSEFLOW:
-                raise
-            yield Missing(benchmark=scenario.name, subject=subject.name, short="failed", why=str(error))
-        else:
+        report = _try(subject, setup, scenario, job)
+        if isinstance(report, Report):
             yield from _read(scenario, subject.name, report, alone)
+        else:
+            yield report
+            if subject is SSEFLOW:
+                wrong = Wrong(report.why)
+    if wrong is not None:
+        raise wrong
+
+
+def _try(subject: Peer, setup: Setup, scenario: Scenario, job: Job) -> Report | Missing:
+    """Do a job of a scenario through a proxy, or say why that was not possible."""
+    missing = functools.partial(Missing, benchmark=scenario.name, subject=subject.name)
+    if (what_to_do := subject.missing()) is not None:
+        return missing(short="not installed", why=what_to_do)
+    try:
+        return through(subject, setup, scenario.wiring, job)
+    except (Wrong, OSError, subprocess.SubprocessError) as error:
+        return missing(short="failed", why=f"{scenario.at}: {error}" if scenario.at else str(error))
 
 
 def through(subject: Peer, setup: Setup, wiring: Wiring, job: Job) -> Report:
@@ -171,14 +185,16 @@ def _read(scenario: Scenario, subject: str, report: Report, alone: Report | None
             yield read(metric=f"{figure.metric}, added{at}", value=value - figure.of(alone))
 
 
-def _row(make: Callable[..., tuple[Scenario, ...]], setup: Setup) -> Iterator[Reading | Missing]:
-    for scenario in make(smoke=setup.smoke):
-        yield from run(scenario, setup)
-
-
-def _integrity(setup: Setup) -> Iterator[Reading | Missing]:
-    for scenario in scenarios.INTEGRITY:
-        yield from run(scenario, setup)
+def _all(of: Callable[[Setup], tuple[Scenario, ...]], setup: Setup) -> Iterator[Reading | Missing]:
+    """Several scenarios; what was wrong with ours in the first is raised behind the last."""
+    wrong: list[Wrong] = []
+    for scenario in of(setup):
+        try:
+            yield from run(scenario, setup)
+        except Wrong as error:
+            wrong.append(error)
+    if wrong:
+        raise wrong[0]
 
 
 @functools.cache
@@ -194,25 +210,24 @@ def _workers(setup: Setup) -> Iterator[Reading | Missing]:
         yield Missing(benchmark="workers", subject="sseflow", short="not there", why="this version has no --workers")
         return
     for scenario in scenarios.WORKERS:
+        job = scenario.job(setup)
+        alone = setup.do(job)
         for workers in (1, 2):
-            wiring = Wiring(workers=workers)
-            report = through(SSEFLOW, setup, wiring, scenario.job(setup))
-            at = f"{workers} worker{'s' * (workers > 1)}"
-            yield from _read(attrs.evolve(scenario, at=at), "sseflow", report, None)
+            counted = attrs.evolve(scenario, at=f"{workers} worker{'s' * (workers > 1)}")
+            yield from _read(counted, ALONE, alone, None)
+            report = through(SSEFLOW, setup, Wiring(workers=workers), job)
+            yield from _read(counted, "sseflow", report, alone)
 
 
 def _soak(setup: Setup) -> Iterator[Reading | Missing | Series]:
     """The memory of each proxy over the time of a steady load."""
+    wrong: Wrong | None = None
     for subject in (SSEFLOW, *setup.peers):
-        if (why := subject.missing()) is not None:
-            yield Missing(benchmark="soak", subject=subject.name, short="not installed", why=why)
-            continue
-        try:
-            report = through(subject, setup, Wiring(), scenarios.soak(setup))
-        except (Wrong, OSError, subprocess.SubprocessError) as error:
+        report = _try(subject, setup, scenarios.SOAK, scenarios.SOAK.job(setup))
+        if isinstance(report, Missing):
+            yield report
             if subject is SSEFLOW:
-                raise
-            yield Missing(benchmark="soak", subject=subject.name, short="failed", why=str(error))
+                wrong = Wrong(report.why)
             continue
         points = tuple((seconds, size / 1024) for seconds, size in report.samples)
         yield Series(benchmark="soak", metric="memory", unit="KiB", subject=subject.name, points=points)
@@ -221,6 +236,8 @@ def _soak(setup: Setup) -> Iterator[Reading | Missing | Series]:
         yield read(metric="memory at the end", unit="KiB", value=points[-1][1])
         yield read(metric="slope", unit="KiB/min", value=slope * 60)
         yield read(metric="slope, standard error", unit="KiB/min", value=error_of_it * 60)
+    if wrong is not None:
+        raise wrong
 
 
 def trend(points: tuple[tuple[float, float], ...]) -> tuple[float, float]:
@@ -241,9 +258,9 @@ def trend(points: tuple[tuple[float, float], ...]) -> tuple[float, float]:
 
 BENCHMARKS = (
     *(Benchmark("proxy", scenario.name, functools.partial(run, scenario)) for scenario in scenarios.SCENARIOS),
-    Benchmark("integrity", "integrity", _integrity),
-    Benchmark("scaling", "streams", functools.partial(_row, scenarios.by_streams)),
-    Benchmark("scaling", "lines", functools.partial(_row, scenarios.by_line)),
+    Benchmark("integrity", "integrity", functools.partial(_all, lambda _: scenarios.INTEGRITY)),
+    Benchmark("scaling", "streams", functools.partial(_all, scenarios.by_streams)),
+    Benchmark("scaling", "lines", functools.partial(_all, scenarios.by_line)),
     Benchmark("scaling", scenarios.MANY_IDLE.name, functools.partial(run, scenarios.MANY_IDLE)),
     Benchmark("scaling", "workers", _workers),
     Benchmark("scaling", "soak", _soak, only_named=True),

@@ -123,7 +123,7 @@ SCENARIOS = (
 )
 
 
-def by_streams(*, smoke: bool) -> tuple[Scenario, ...]:
+def by_streams(setup: Setup) -> tuple[Scenario, ...]:
     """Events in lock step, on more and more streams: what one of them costs does not depend on the others."""
 
     def job(streams: int, setup: Setup) -> Job:
@@ -139,11 +139,11 @@ def by_streams(*, smoke: bool) -> tuple[Scenario, ...]:
             at=f"{streams:,} stream{'s' * (streams > 1)}",
             scaled=True,
         )
-        for streams in (STREAMS[:1] if smoke else STREAMS)
+        for streams in (STREAMS[:1] if setup.smoke else STREAMS)
     )
 
 
-def by_line(*, smoke: bool) -> tuple[Scenario, ...]:
+def by_line(setup: Setup) -> tuple[Scenario, ...]:
     """Lines that are longer and longer: what a byte costs does not grow with its line."""
     return tuple(
         Scenario(
@@ -154,7 +154,7 @@ def by_line(*, smoke: bool) -> tuple[Scenario, ...]:
             scaled=True,
         )
         for shape, size in LINES.items()
-        if shape in (LENGTHS[:1] if smoke else LENGTHS)
+        if shape in (LENGTHS[:1] if setup.smoke else LENGTHS)
     )
 
 
@@ -176,8 +176,7 @@ SOAK_EVENTS = 50
 """Of each stream; so there are twenty new ones a second."""
 
 
-def soak(setup: Setup) -> Job:
-    """A steady load: streams come and go, and events come at one pace."""
+def _soak(setup: Setup) -> Job:
     return Job(
         mode="soak",
         shape="token",
@@ -188,6 +187,10 @@ def soak(setup: Setup) -> Job:
         seconds=setup.soak,
         limit=setup.soak + 60,
     )
+
+
+#: A steady load: streams come and go, and events come at one pace. What is read is the memory over the time.
+SOAK = Scenario(name="soak", job=_soak, figures=())
 
 
 def _paced_thousand(setup: Setup) -> Job:

@@ -361,7 +361,8 @@ def test_every_picture_has_figures() -> None:
     known |= {(name, f"{metric}, added") for name, metric in known}
     bars = {(name, bar.metric) for panel in pictures.BARS.values() for bar in panel for name in bar.benchmarks}
     assert bars <= known
-    rows = {"lines": scenarios.by_line(smoke=False), "streams": scenarios.by_streams(smoke=False)}
+    setup = bench.Setup(smoke=False)
+    rows = {"lines": scenarios.by_line(setup), "streams": scenarios.by_streams(setup)}
     for curve in pictures.CURVES.values():
         metrics = [f"{figure.metric}, {s.at}" for s in rows[curve.benchmark] for figure in s.figures]
         assert sum(re.fullmatch(curve.pattern, metric) is not None for metric in metrics) == len(rows[curve.benchmark])

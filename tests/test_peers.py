@@ -101,6 +101,26 @@ def test_a_peer_that_cannot_be_measured_is_said_to_be_so() -> None:
     ]
 
 
+@pytest.mark.slow
+def test_what_is_wrong_with_ours_is_raised_behind_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are measured all the same, and so is what comes behind it."""
+
+    def broken(setup: Setup, wiring: Wiring) -> contextlib.AbstractContextManager[Target]:
+        raise Wrong("a byte was lost")
+
+    ours = attrs.evolve(proxy.SSEFLOW, start=broken)
+    sound = attrs.evolve(proxy.SSEFLOW, name="sound")
+    monkeypatch.setattr(proxy, "SSEFLOW", ours)
+    first = Scenario(name="s", job=lambda _: Job(mode="pour", shape="token", port=None), figures=scenarios.WHOLE)
+    second = attrs.evolve(first, name="t")
+    found: list[Reading | Missing] = []
+    with Setup(smoke=True, peers=[sound]) as setup, pytest.raises(Wrong, match="a byte was lost"):
+        found.extend(proxy._all(lambda _: (first, second), setup))
+    assert [(each.benchmark, each.subject) for each in found] == [
+        (benchmark, subject) for benchmark in ("s", "t") for subject in (ALONE, "sseflow", "sound")
+    ]
+
+
 def test_names_choose_peers() -> None:
     """None without the option, all without a name, and an unknown one is refused with those that there are."""
     assert program.parse([]).peers == []

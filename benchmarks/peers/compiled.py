@@ -38,6 +38,8 @@ error_log stderr warn;
 events {{ worker_connections {descriptors}; }}
 http {{
     access_log {folder}/access.log;
+    # The generator does not expect to be sent away behind a thousand requests.
+    keepalive_requests 100000000;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -46,6 +48,7 @@ http {{
     upstream model {{
         server 127.0.0.1:{upstream};
         keepalive 64;
+        keepalive_requests 100000000;
     }}
     server {{
         listen 127.0.0.1:{port}{ssl};
@@ -98,6 +101,8 @@ global
 
 defaults
     mode http
+    # Without it an event waits 200 ms for more that could go into its packet.
+    option http-no-delay
     timeout connect 10s
     timeout client 310s
     timeout server 310s
