@@ -344,7 +344,7 @@ class _ObserveEvents(Stage[Lines]):
         # Blocks of a form may also come among others, and then nobody has taken them before they come here.
         if self._form is not None and self._form.settled and self._form.count(b"".join(lines)):
             for note in self._notes:
-                note(1, 0)
+                note(1, 0, 0)
             return None
         return self._reader.read(lines)
 

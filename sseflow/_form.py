@@ -26,8 +26,9 @@ import attrs
 # A search for a byte that is given as a number is one call of memchr; bytes are tried as a number first, which is slow.
 _LF, _CR, _QUOTE, _BACKSLASH = b'\n\r"\\'
 
-#: Told how many more blocks of a form there were, and how many bytes they had, blank lines included.
-Note: TypeAlias = Callable[[int, int], None]
+#: Told how many more blocks of a form there were, how many bytes they had, blank lines included, and how many of these
+#: were values of data lines.
+Note: TypeAlias = Callable[[int, int, int], None]
 
 
 @attrs.frozen
@@ -61,7 +62,6 @@ class Form:
         "_behind",
         "_filler",
         "_first",
-        "_joint",
         "_last",
         "_left",
         "_line",
@@ -114,10 +114,9 @@ class Form:
         self._string = self._text is not None and self._text.string
         self._filler = self._text.filler if self._text is not None else b""
         self._first, self._last = len(self._before), -len(self._behind)
-        self._joint = self._behind + self._before
         # Where the texts stand, when the data is cut into lines.
         self._line = self._before.count(b"\n")
-        self._lines = self._joint.count(b"\n")
+        self._lines = (self._behind + self._before).count(b"\n")
         self._left = self._first - (self._before.rfind(b"\n") + 1)
         self.settled = True
         self._right = -(self._behind.index(b"\n") + 1)
@@ -128,8 +127,9 @@ class Form:
         if not count:
             return False
         size = len(data)
+        values = size - count * self.around
         for note in self.notes:
-            note(count, size)
+            note(count, size, values)
         self.used = True
         return True
 
@@ -144,7 +144,7 @@ class Form:
         else:
             lines = BytesIO(data).readlines()
             texts = [line[self._left : self._right] for line in lines[self._line :: self._lines]]
-            if not all(texts) or self._joint.join(texts) != text:
+            if not all(texts) or (self._behind + self._before).join(texts) != text:
                 return 0
             count, text = len(texts), b"\n".join(texts)
             longest = 0 if size <= self.most else max(map(len, texts)) - self._last + self._first

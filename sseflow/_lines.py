@@ -162,7 +162,7 @@ class _ByLine(Stage[bytes]):
         if not count:
             return data
         for note in notes:
-            note(count, at)
+            note(count, at, 0)
         return data[at:]
 
     def _given(self, lines: Lines, *, same: bool) -> None:

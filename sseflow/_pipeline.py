@@ -30,9 +30,9 @@ class Pipeline:
 
     def __init__(self, *stages: Stage[bytes], max_held: int = DEFAULT_MAX_HELD) -> None:
         self._chain = Chain(*stages)
-        feeds = self._chain._feeds
-        self._alone = len(feeds) == 1  # one stage needs no chain to feed it, as long as nothing goes wrong
-        self._feed = feeds[0] if self._alone else self._chain.feed
+        fed = self._chain._fed
+        self._alone = len(fed) == 1  # one stage needs no chain to feed it, as long as nothing goes wrong
+        self._feed = fed[0].feed if self._alone else self._chain.feed
         self._max_held = max_held
         self._head: Head | None = None
         self._held: list[bytes] = []

@@ -214,6 +214,9 @@ def _answers(stage: Stage[B], name: str) -> bool:
     return answers <= feeds and getattr(stage.feed, "__func__", None) is type(stage).feed
 
 
+_NONE: frozenset[int] = frozenset()
+
+
 class Chain(Stage[B]):
     """One stage made of many, in order.
 
@@ -224,12 +227,11 @@ class Chain(Stage[B]):
         self.stages = _flatten(stages)
         self.needs_whole_lines = any([stage.needs_whole_lines for stage in self.stages])
         plan = _plan_for(self.stages)
-        self._asked = [self.stages[at] for at in plan.asked]
-        self._fed = [self.stages[at] for at in plan.fed]
-        self._feeds = tuple([stage.feed for stage in self._fed])
-        self._depths = plan.depths
+        self._plan = plan
+        self._fed: Sequence[Stage[B]] = tuple([self.stages[at] for at in plan.fed])
+        self._feeding = self._fed  # the same, up to a stage that raised
         self._rests: tuple[Stage[B], ...] = ()
-        self._broken: frozenset[int] = frozenset()  # the identities of stages that raised
+        self._broken = _NONE  # the identities of stages that raised
 
     def head(self, head: Head, /) -> Head | None:
         answer, ready = self._ask(head)
@@ -239,26 +241,26 @@ class Chain(Stage[B]):
         # Every stage is asked, also behind one that says "not yet": a later one may have to know what kind of body
         # it is fed in the meantime, and at a clean ending the head leaves all the same.
         ready = True
-        for stage in self._asked:
-            head, agrees = stage._ask(head)
+        for at in self._plan.asked:
+            head, agrees = self.stages[at]._ask(head)
             ready = ready and agrees
         return head, ready
 
     def feed(self, batch: B, /) -> B:
-        feed = None
+        stage = None
         try:
-            for feed in self._feeds:
-                batch = feed(batch)
+            for stage in self._feeding:
+                batch = stage.feed(batch)
                 if not batch:
                     break
         except Exception as error:
-            self._fail(next(at for at, other in enumerate(self._feeds) if other is feed), error)
+            self._fail(next(at for at, other in enumerate(self._feeding) if other is stage), error)
         return batch
 
     def _fail(self, at: int, error: Exception) -> NoReturn:
         """Note that the stage ``at`` (of those that are fed) raised, and raise what is to become of it."""
         self._broken |= {id(self._fed[at])}
-        self._feeds = (*self._feeds[:at], _swallow)
+        self._feeding = (*self._feeding[:at], _Swallow())
         if not isinstance(error, Cut):
             raise error
         batch = error.batch
@@ -319,7 +321,7 @@ class Chain(Stage[B]):
             for at, stage in enumerate(self._fed):
                 batch = stage.feed(batch) if depth else stage._feed_open(batch)
                 if not depth and not _is_open(batch, line):
-                    depth = self._depths[at]
+                    depth = self._plan.depths[at]
                 if not batch:
                     break
         except Exception as error:
@@ -329,9 +331,11 @@ class Chain(Stage[B]):
         return batch, not depth
 
 
-def _swallow(batch: B) -> B:
+class _Swallow(Stage[B]):
     """What stands in a chain for a stage that raised."""
-    return batch[:0]  # type: ignore[index, no-any-return]  # bytes and lists can be sliced; Sized does not say so
+
+    def feed(self, batch: B, /) -> B:
+        return batch[:0]  # type: ignore[index, no-any-return]  # bytes and lists can be sliced; Sized does not say so
 
 
 def _last(lines: Sized) -> bytes:
@@ -375,6 +379,7 @@ class Observe(Stage[B]):
         self._chain = Chain(*[stage._observer(limit) for stage in _flatten(stages)])
         self._on_error = on_error
         self._looking = True
+        self._notes: list[Note] = []  # what the stages note of blocks of a form that they know
 
     def _ask(self, head: Head) -> tuple[Head, bool]:
         if self._looking:
@@ -411,15 +416,14 @@ class Observe(Stage[B]):
             learned = False
         if not learned:
             return False
-        notes = form.notes[others:]
-
-        def note(count: int, size: int) -> None:
-            if self._looking:
-                for inner in notes:
-                    inner(count, size)
-
-        form.notes[others:] = [note]
+        self._notes = form.notes[others:]
+        form.notes[others:] = [self._note]
         return True
+
+    def _note(self, count: int, size: int, data: int) -> None:
+        if self._looking:
+            for note in self._notes:
+                note(count, size, data)
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         if self._looking:

@@ -97,6 +97,40 @@ class Answer:
     dropped: there is one head, one stream, and one verdict.
     """
 
+    # One for each stream, with more attributes than Python keeps small by itself.
+    __slots__ = (
+        "_asks_for_stream",
+        "_can_go_on",
+        "_dialect",
+        "_entered",
+        "_held",
+        "_incoming",
+        "_on_over",
+        "_on_watch_error",
+        "_pending",
+        "_quiet_since",
+        "_read_as",
+        "_request_id",
+        "_settings",
+        "_sink",
+        "_switchboard",
+        "_warming",
+        "_warming_scope",
+        "bytes_when_left",
+        "calls",
+        "ended_before",
+        "ends_with_client",
+        "first_data",
+        "keep_alives",
+        "left",
+        "left_at",
+        "pipeline",
+        "running",
+        "state",
+        "whole",
+        "write_error",
+    )
+
     def __init__(
         self,
         incoming: Incoming,
@@ -156,6 +190,7 @@ class Answer:
         self._held: HoldEnding | None = None
         self._can_go_on = True  # no call has failed behind bytes that were passed on
         self._pending: Head | None = None  # of a call that has brought nothing yet but its end
+        self._warming_scope = trio.CancelScope()
         self._warming: trio.Event | None = None  # set when a write outside of a relay, if one is under way, is over
         self._quiet_since = trio.current_time()
 
@@ -406,24 +441,35 @@ class Answer:
         """Whether nothing is relayed, and nobody is about to write."""
         return self.running is None and self._warming is None and self.state is not State.ENDED
 
-    def start_warming(self, nursery: trio.Nursery) -> None:
+    def start_warming(self, nursery: trio.Nursery, on_failure: Callable[[Exception], object]) -> None:
         """Begin the answer, or write a keep-alive, in a task of its own. Only while the answer `is_waiting`."""
         self._warming = trio.Event()  # now, and not when the task first runs: whoever is about to write must see it
-        nursery.start_soon(self._warm, self._warming)
+        nursery.start_soon(self._warm, self._warming, on_failure)
 
-    async def _warm(self, done: trio.Event) -> None:
+    async def _warm(self, done: trio.Event, on_failure: Callable[[Exception], object]) -> None:
         try:
-            if self.state is State.UNCOMMITTED:
-                await self._commit()
-                self._quiet_since = trio.current_time()
-            else:
-                await self._write_keep_alive()
+            with self._warming_scope:
+                if self.state is State.UNCOMMITTED:
+                    await self._commit()
+                    self._quiet_since = trio.current_time()
+                else:
+                    await self._write_keep_alive()
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout) as error:
             self.write_error = self.write_error or error
             self._on_over()
+        except Exception as error:
+            on_failure(error)
         finally:
+            self._warming_scope = trio.CancelScope()
             self._warming = None
             done.set()
+
+    async def stop_warming(self) -> None:
+        """Cut what that task writes, if there is one. For when the answer is over."""
+        if self._warming is not None:
+            self._warming_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await self._warming.wait()
 
     async def inform(self, status: int, headers: Headers) -> None:
         """Send a response of the class 1xx, unless the answer has begun."""

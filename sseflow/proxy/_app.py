@@ -92,6 +92,9 @@ class App:
         self.upstream = str(settings.upstream)
         """What the upstream is called in the log."""
 
+        self.nursery: trio.Nursery
+        """For what exchanges write while they wait; there while `run` runs."""
+
         self.cut = 0
         """Exchanges that were cut because the proxy had to end."""
 
@@ -114,7 +117,8 @@ class App:
     ) -> None:
         """Serve until the proxy is drained."""
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as self.nursery:
+                nursery = self.nursery
                 nursery.start_soon(self._sweep)
                 if self.switchboard is not None:
                     nursery.start_soon(self.switchboard.run)

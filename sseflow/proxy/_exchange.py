@@ -107,9 +107,9 @@ class Exchange:
         self._settings = app.settings
         self._started = trio.current_time()
         self._scope = trio.CancelScope()
-        self._nursery: trio.Nursery | None = None
         self._calls: list[Call] = []
-        self._called = trio.Event()  # the head of the request is with the upstream: its body may follow
+        self._called = False  # the head of the request is with the upstream: its body may follow
+        self._on_called: trio.Event | None = None
         self._waiting_since = self._started  # for the upstream, which has all of the request
         self._stream_flag: StreamFlag | None = None
         self._stopped: Exception | None = None
@@ -148,7 +148,7 @@ class Exchange:
         framing = incoming.body_framing if body is None else Counted(len(body))
         if body is None:
             body = self.body
-            if body is None and self._called.is_set():
+            if body is None and self._called:
                 raise RuntimeError("the request's body was streamed to an earlier call: give one")
         request = upstream_request(
             self.request,
@@ -190,29 +190,39 @@ class Exchange:
         error: Exception | None = None
         try:
             try:
-                async with trio.open_nursery() as nursery:
-                    self._nursery = nursery
-                    with self._scope:
-                        try:
-                            self.body = await self._receive_small_body()
-                            if not (self.incoming.body_done and self._watch_client()):
-                                nursery.start_soon(self._read_client)
-                            await handler(self)
-                        except Exception as raised:
-                            error = raised
-                    error = await self._end(error)
-                    nursery.cancel_scope.cancel()
+                if self._can_watch and self._has_small_body:
+                    error = await self._respond(handler, None)
+                else:
+                    async with trio.open_nursery() as nursery:
+                        error = await self._respond(handler, nursery)
+                        nursery.cancel_scope.cancel()
             except Exception as raised:
                 error = await self._end(raised)
         finally:
             if self._watch is not None:
                 self._watch.end()
             self._answer.abort()
+            await self._answer.stop_warming()
             if not all(call.closed for call in self._calls):
                 with trio.CancelScope(shield=True):
                     for call in self._calls:
                         await call.aclose()
             self._conclude(error)
+
+    async def _respond(self, handler: Handler, nursery: trio.Nursery | None) -> Exception | None:
+        """Have the handler answer, and end the answer if it could not; return what it ended with."""
+        error: Exception | None = None
+        with self._scope:
+            try:
+                self.body = await self._receive_small_body()
+                if nursery is None or (self.incoming.body_done and self._can_watch):
+                    self._watch_client()
+                else:
+                    nursery.start_soon(self._read_client)
+                await handler(self)
+            except Exception as raised:
+                error = raised
+        return await self._end(error)
 
     async def _end(self, error: Exception | None) -> Exception | None:
         """End the answer if the handler could not; return what it ended with."""
@@ -227,7 +237,7 @@ class Exchange:
             if error is None:
                 error = RuntimeError("the handler left the request without an answer")
             self._committed = answer.committed
-            await answer.fail(error, called=self._called.is_set())
+            await answer.fail(error, called=self._called)
         return error
 
     def check_time(self, now: float) -> None:
@@ -240,8 +250,8 @@ class Exchange:
         if answer.is_waiting:
             waited = 0 < settings.opens_after <= now - self._waiting_since and self._asks_for_stream()
             due = 0 < settings.keep_alive <= answer.quiet_for(now) and answer.can_be_kept_warm
-            if (due if answer.committed else waited) and self._nursery is not None:
-                answer.start_warming(self._nursery)
+            if due if answer.committed else waited:
+                answer.start_warming(self._app.nursery, self.stop)
         elif answer.running is not None and answer.running.reading_since is not None:
             self._check_relay(now, answer.running.reading_since)
 
@@ -271,32 +281,38 @@ class Exchange:
 
     # Reading the client.
 
+    @property
+    def _has_small_body(self) -> bool:
+        framing = self.incoming.body_framing
+        if isinstance(framing, Counted):
+            return framing.length <= SMALL_BODY and self.request.get(b"expect") is None
+        return isinstance(framing, NoBody)
+
     async def _receive_small_body(self) -> bytes | None:
         """The whole body, if it is small; None if it is to be streamed."""
-        framing = self.incoming.body_framing
-        if isinstance(framing, NoBody):
-            return b""
-        if not isinstance(framing, Counted) or framing.length > SMALL_BODY or self.request.get(b"expect") is not None:
+        if not self._has_small_body:
             return None
         body = bytearray()
         while data := await self.incoming.receive_body():
             body += data
         return bytes(body)
 
-    def _watch_client(self) -> bool:
-        """Have it noticed without a task when the client leaves; False if that cannot be done."""
-        board, descriptor = self._app.switchboard, self.incoming.connection.fileno()
-        if board is None or descriptor < 0:
-            return False
-        self._watch = board.watch(descriptor, self._leave)
-        return True
+    @property
+    def _can_watch(self) -> bool:
+        return self._app.switchboard is not None and self.incoming.connection.fileno() >= 0
+
+    def _watch_client(self) -> None:
+        """Have it noticed without a task when the client leaves."""
+        assert self._app.switchboard is not None
+        self._watch = self._app.switchboard.watch(self.incoming.connection.fileno(), self._leave)
 
     async def _read_client(self) -> None:
         """Pass on what is left of the request's body, then wait until the client leaves."""
         try:
             if not self.incoming.body_done:
                 await self._stream_body()
-                if self._watch_client():
+                if self._can_watch:
+                    self._watch_client()
                     return
             await self.incoming.wait_gone()
         except RequestError as error:
@@ -311,7 +327,9 @@ class Exchange:
 
     async def _stream_body(self) -> None:
         self._stream_flag = StreamFlag()
-        await self._called.wait()
+        if not self._called:
+            self._on_called = trio.Event()
+            await self._on_called.wait()
         call = self._calls[-1]
         counted = isinstance(self.incoming.body_framing, Counted)
         try:
@@ -344,7 +362,7 @@ class Exchange:
         if not call.reused or call.answered:
             return False
         if not call.written:
-            return body is not None or not self._called.is_set()
+            return body is not None or not self._called
         return body is not None and (request.method in _IDEMPOTENT or request.get(b"idempotency-key") is not None)
 
     async def _send(self, call: Call, request: Request, body: bytes | None) -> Call:
@@ -355,7 +373,9 @@ class Exchange:
             if not call.written:
                 raise
             # It may have answered before it stopped reading.
-        self._called.set()
+        self._called = True
+        if self._on_called is not None:
+            self._on_called.set()
         self._waiting_since = trio.current_time()
         timeout = self._settings.upstream_head_timeout
         with trio.move_on_after(timeout) if timeout else contextlib.nullcontext():

@@ -53,18 +53,18 @@ class CommentStripper(Stage[Lines]):
         return self._strip(batch)
 
     def _learn(self, form: Form) -> bool:
-        def note(count: int, size: int) -> None:
-            self._after_cr = False
-
-        form.notes.append(note)
+        form.notes.append(self._note)
         return True
+
+    def _note(self, count: int, size: int, data: int) -> None:
+        self._after_cr = False
 
     def _learn_comments(self, notes: list[Note]) -> bool:
-        def note(count: int, size: int) -> None:
-            self._kept = False
-
-        notes.append(note)
+        notes.append(self._note_comments)
         return True
+
+    def _note_comments(self, count: int, size: int, data: int) -> None:
+        self._kept = False
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         if self._kept:

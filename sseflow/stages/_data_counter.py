@@ -65,23 +65,21 @@ class DataCounter(Stage[Lines]):
         return batch
 
     def _learn(self, form: Form) -> bool:
-        around = form.around
-
-        def note(count: int, size: int) -> None:
-            self.raw_bytes += size
-            self.data_bytes += size - count * around
-            self.data_events += count
-
-        form.notes.append(note)
+        form.notes.append(self._note)
         return True
 
-    def _learn_comments(self, notes: list[Note]) -> bool:
-        def note(count: int, size: int) -> None:
-            self.raw_bytes += size
-            self.comments += count
+    def _note(self, count: int, size: int, data: int) -> None:
+        self.raw_bytes += size
+        self.data_bytes += data
+        self.data_events += count
 
-        notes.append(note)
+    def _learn_comments(self, notes: list[Note]) -> bool:
+        notes.append(self._note_comments)
         return False
+
+    def _note_comments(self, count: int, size: int, data: int) -> None:
+        self.raw_bytes += size
+        self.comments += count
 
     def rest(self, piece: bytes, last: bool, /) -> None:
         self.raw_bytes += len(piece)

@@ -74,9 +74,9 @@ class Watch(Stage[Events]):
         if self.model is None and not text.string and self.dialect.names_model:
             return False  # it may be in the text
 
-        def note(count: int, size: int) -> None:
-            self.content += count
-            self.events += count
-
-        form.notes.append(note)
+        form.notes.append(self._note)
         return True
+
+    def _note(self, count: int, size: int, data: int) -> None:
+        self.content += count
+        self.events += count

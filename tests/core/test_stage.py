@@ -175,7 +175,7 @@ def test_a_stage_without_feed_costs_nothing_per_batch() -> None:
     patched = Stage[bytes]()
     patched.feed = lambda batch: batch + b"p"  # type: ignore[method-assign]
     chain = Chain(Ending(None, Eof()), Child(b"c"), patched)
-    assert len(chain._feeds) == 2
+    assert len(chain._fed) == 2
     assert chain.feed(b"x") == b"xcp"
 
 
