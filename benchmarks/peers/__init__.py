@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ._peer import Peer, Wiring
-from .compiled import GO, GO_FILTER, HAPROXY, NGINX
+from .compiled import GO, GO_FILTER, GO_FILTER_EVENTS, HAPROXY, NGINX
 from .python import AIOHTTP, LITELLM, MITMPROXY, STARLETTE
 
 __all__ = ["PEERS", "Peer", "Wiring"]
 
 #: By its name, in the order of the columns.
 PEERS: dict[str, Peer] = {
-    peer.name: peer for peer in (NGINX, HAPROXY, GO, GO_FILTER, AIOHTTP, STARLETTE, MITMPROXY, LITELLM)
+    peer.name: peer
+    for peer in (NGINX, HAPROXY, GO, GO_FILTER, GO_FILTER_EVENTS, AIOHTTP, STARLETTE, MITMPROXY, LITELLM)
 }

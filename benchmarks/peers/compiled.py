@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
+
 from ..bench import Setup
 from ..processes import DESCRIPTORS, Target, Wrong, free_port, started
 from ._peer import Peer, Wiring
@@ -152,10 +154,10 @@ def build(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _go(filtering: bool, setup: Setup, wiring: Wiring) -> Iterator[Target]:
+def _go(filtering: str, setup: Setup, wiring: Wiring) -> Iterator[Target]:
     command = [str(build(setup.folder)), "-upstream", wiring.upstream(setup)]
     if filtering:
-        command += ["-filter"]
+        command += ["-filter", filtering]
     if wiring.upstream_tls:
         command += ["-ca", str(setup.certificates / "ca.pem")]
     if wiring.client_tls:
@@ -172,13 +174,6 @@ def _go(filtering: bool, setup: Setup, wiring: Wiring) -> Iterator[Target]:
 
 NGINX = Peer(name="nginx", start=_nginx, missing=functools.partial(_missing, "nginx", "nginx-light"), tls=True)
 HAPROXY = Peer(name="haproxy", start=_haproxy, missing=functools.partial(_missing, "haproxy", "haproxy"), tls=True)
-GO = Peer(
-    name="go", start=functools.partial(_go, False), missing=functools.partial(_missing, "go", "golang-go"), tls=True
-)
-GO_FILTER = Peer(
-    name="go-filter",
-    start=functools.partial(_go, True),
-    missing=functools.partial(_missing, "go", "golang-go"),
-    strips=True,
-    tls=True,
-)
+GO = Peer(name="go", start=functools.partial(_go, ""), missing=functools.partial(_missing, "go", "golang-go"), tls=True)
+GO_FILTER = attrs.evolve(GO, name="go-filter", start=functools.partial(_go, "lines"), strips=True)
+GO_FILTER_EVENTS = attrs.evolve(GO_FILTER, name="go-filter-events", start=functools.partial(_go, "events"))

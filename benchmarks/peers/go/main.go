@@ -19,7 +19,7 @@ import (
 
 func main() {
 	upstream := flag.String("upstream", "", "URL of the upstream")
-	filter := flag.Bool("filter", false, "drop the comments of event streams")
+	filter := flag.String("filter", "", "drop the comments of event streams, and write by lines or by events")
 	ca := flag.String("ca", "", "trust these authorities for the upstream")
 	cert := flag.String("cert", "", "certificate, to speak TLS to clients")
 	key := flag.String("key", "", "its private key")
@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-func serve(upstream string, filter bool, ca, cert, key string) error {
+func serve(upstream, filter, ca, cert, key string) error {
 	target, err := url.Parse(upstream)
 	if err != nil {
 		return err
@@ -47,8 +47,11 @@ func serve(upstream string, filter bool, ca, cert, key string) error {
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.Transport = transport
 	proxy.FlushInterval = -1
-	if filter {
-		proxy.ModifyResponse = dropComments
+	if filter != "" {
+		proxy.ModifyResponse = func(answer *http.Response) error {
+			dropComments(answer, filter == "events")
+			return nil
+		}
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -62,11 +65,10 @@ func serve(upstream string, filter bool, ca, cert, key string) error {
 	return server.Serve(listener)
 }
 
-func dropComments(answer *http.Response) error {
+func dropComments(answer *http.Response, byEvent bool) {
 	if strings.HasPrefix(answer.Header.Get("Content-Type"), "text/event-stream") {
-		answer.Body = filtered(answer.Body)
+		answer.Body = filtered(answer.Body, byEvent)
 		answer.Header.Del("Content-Length")
 		answer.ContentLength = -1
 	}
-	return nil
 }
