@@ -263,11 +263,11 @@ class _ByLine(Stage[bytes]):
     def _split(self, data: bytes, out: list[bytes]) -> bytes:
         """Give lines to the chain; return what is behind the last one that was given or kept."""
         if self._fragments:
-            return self._finish_line(data, out)
-        if self._form is not None:
-            stop = self._take_some(data, self._form, out)
-            if stop:
-                return data[stop:]
+            behind = self._take_across(data, out)
+            return self._finish_line(data, out) if behind is None else behind
+        stop = self._take_some(data, out)
+        if stop:
+            return data[stop:]
         lines = _split(data)
         last = lines[-1]
         if last.endswith(b"\n"):
@@ -282,19 +282,42 @@ class _ByLine(Stage[bytes]):
             self._size = len(last)
         return b""
 
-    def _take_some(self, data: bytes, form: Form, out: list[bytes]) -> int:
-        """Take blocks of the known form at the beginning of ``data``, or go to where they begin; return their size."""
-        found = data.rfind(b"\n\n") if self._between else data.find(b"\n\n")
-        stop = 1 if data[0] == _LF and not self._between else found + 2 if found >= 0 else 0
+    def _take_across(self, data: bytes, out: list[bytes]) -> bytes | None:
+        """Take blocks of the known form, of which the first has begun in what is kept; return what is behind them.
+
+        None if there are none.
+        """
+        if self._form is None or not self._between or not _behind_blank(data):
+            return None
+        joined = b"".join([*self._fragments, data])
+        stop = _behind_blank(joined)
+        block = joined[:stop]
+        if not self._form.take(block):
+            return None
+        out.append(block)
+        self._fragments.clear()
+        self._size = 0
+        return joined[stop:]
+
+    def _take_some(self, data: bytes, out: list[bytes]) -> int:
+        """Take the blocks at the beginning of ``data``, or go to where they begin; return their size.
+
+        On their own they may be of the known form, or show one.
+        """
+        if self._between:
+            stop = _behind_blank(data)
+        elif data[0] == _LF:
+            stop = 1
+        else:
+            found = data.find(b"\n\n")
+            stop = found + 2 if found >= 0 else 0
         if not stop:
             return 0
         block = data[:stop]
-        if not self._between:
-            self._give(_split(block), block, out)
-        elif form.take(block):
+        if self._between and self._form is not None and self._form.take(block):
             out.append(block)
         else:
-            return 0
+            self._give(_split(block), block, out)
         return stop
 
     def _finish_line(self, data: bytes, out: list[bytes]) -> bytes:
@@ -361,6 +384,15 @@ def _split(data: bytes) -> Lines:
     """The lines of ``data``, with their terminators."""
     # Where no line ends with a CR, as in nearly all streams there are, the lines are found at the speed of memory.
     return data.splitlines(keepends=True) if _CR in data else BytesIO(data).readlines()
+
+
+def _behind_blank(data: bytes) -> int:
+    """The index behind the last two LFs in a row; 0 if there are none."""
+    last = data.rfind(_LF)
+    if last > 0 and data[last - 1] == _LF:
+        return last + 1
+    found = data.rfind(b"\n\n", 0, last) if last > 0 else -1  # many times slower than the search for one byte
+    return found + 2 if found >= 0 else 0
 
 
 def _form_of(lines: Lines, began: bool, most: int) -> Form | None:

@@ -27,6 +27,12 @@ from ._pipeline import Pipeline
 from ._streams import reset
 from ._switchboard import Switchboard
 
+FULL = 16 * 1024
+"""Bytes of a read behind which there probably are more. To look costs a system call."""
+
+MOST_READS = 8
+"""Full reads of one stream before the others have their turn."""
+
 DEFAULT_CLOSE_TIMEOUT = 5.0
 """Seconds for each of the two streams to close. Closing says goodbye, and must not wait for a peer that does not."""
 
@@ -316,16 +322,18 @@ class Relay:
         """Read, feed and send, without waiting. False: the pump is to go on."""
         loan = self._loan
         assert loan is not None
-        now = loan.board.now
+        source, now = loan.source, loan.board.now
+        reads = 0
         while True:
+            reads += 1
             try:
-                data = loan.source.receive_nowait()
+                data = source.receive_nowait()
             except Exception as error:
-                items = self._pipeline.end(Failed(error))
-            else:
-                if data is None:
-                    return True
-                items = self._take(data)
+                self._left = self._pipeline.end(Failed(error))
+                return False
+            if data is None:
+                return True
+            items = self._take(data)
             if items:
                 item = items[0]
                 if len(items) != 1 or type(item) is not bytes:
@@ -335,7 +343,7 @@ class Relay:
                     return False
                 self.quiet_since = now
             self.reading_since = self._silent_since = now
-            if self._stopped is not None or not loan.source.ready:
+            if self._stopped is not None or not (source.ready or (len(data) >= FULL and reads < MOST_READS)):
                 return True
 
     def _send_nowait(self, sink: PolledSink, data: bytes) -> bool:

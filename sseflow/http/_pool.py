@@ -134,6 +134,9 @@ class Call:
         self._response: Response | None = None
         self._double_framing = False
         self._error: Exception | None = None
+        self.ready = False
+        """Whether `receive_nowait` has something to say without asking the system."""
+
         self._eof = False
         self._closed = False
 
@@ -259,6 +262,7 @@ class Call:
             raise _malformed(str(error)) from error
         self._request = self._protocol = None  # of no more use, and a stream may be open for long
         self._reader = reader_for(framing)
+        self.ready = self._reader.done or bool(self._received) or self._wire.pending
         self.http_version = response.http_version
         self._response = response
 
@@ -283,46 +287,44 @@ class Call:
         """The descriptor of the connection; see `PolledSource`."""
         return transport(self._wire).fileno()
 
-    @property
-    def ready(self) -> bool:
-        """Whether `receive_nowait` has something to say without asking the system."""
-        return bool(self._reader.done or self._received or self._wire.pending or self._error is not None or self._eof)
-
     def receive_nowait(self) -> bytes | None:
         """Like `receive_some`, without waiting; None if nothing that is payload has come."""
+        reader, wire = self._reader, self._wire
         if self._error is not None:
             raise self._error
-        while not self._eof:
+        while not (reader.done or self._eof):
             data: bytes | None
             if self._received:
                 data = bytes(self._received)
                 self._received.clear()
-            elif self._reader.done:
-                break
             else:
                 try:
-                    data = self._wire.receive_nowait()
+                    data = wire.receive_nowait()
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                     raise self._lost("in the middle of its answer", error) from error
                 if data is None:
+                    self.ready = False
                     return None
                 if not data:
                     self._end_of_connection()
                     break
             try:
-                payload = self._reader.feed(data)
+                payload = reader.feed(data)
             except BodyError as error:
                 self._error = _malformed(f"the upstream's body is malformed: {error}")
                 if not error.payload:
+                    self.ready = True
                     raise self._error from error
                 payload = error.payload
             if payload:
                 self.payload = payload
+                self.ready = self._reader.done or wire.pending or self._error is not None
                 return payload
+        self.ready = True
         return b""
 
     def _end_of_connection(self) -> None:
-        self._eof = True
+        self._eof = self.ready = True
         try:
             self._reader.eof()
         except BodyError as error:

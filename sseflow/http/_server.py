@@ -338,6 +338,7 @@ class Incoming:
         if isinstance(self._request_framing, Counted):
             self._check_body_size(self._request_framing.length)
         self._framing: Framing = NoBody()
+        self._in_chunks = False
         self._counted: CountedWriter | None = None
         self._finished = False
 
@@ -461,6 +462,7 @@ class Incoming:
             out = self._written_by_h11(event)
         self._head, self._protocol = b"", None  # of no more use, and a stream may be open for long
         self._framing = framing
+        self._in_chunks = isinstance(framing, Chunked)
         if isinstance(framing, Counted):
             self._counted = CountedWriter(framing.length)
         self.status = head.status
@@ -494,18 +496,18 @@ class Incoming:
     def _frame(self, data: bytes) -> bytes:
         if self.encoder is not None:
             data = self.encoder.encode(data)
+        if self._in_chunks:
+            source = self.verbatim
+            if source is not None and data is source.payload and (span := source.span) is not None:
+                return span
+            return frame_chunk(data)
         match self._framing:
-            case Chunked():
-                source = self.verbatim
-                if source is not None and data is source.payload and source.span is not None:
-                    return source.span
-                return frame_chunk(data)
             case Counted():
                 assert self._counted is not None
                 return self._counted.frame(data)
             case NoBody():
                 return b""
-            case UntilClose():
+            case _:
                 return data
 
     async def finish(self, end: End, trailers: Headers = ()) -> None:

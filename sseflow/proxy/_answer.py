@@ -570,11 +570,21 @@ class Answer:
         if self._settings.error_end == "clean":
             await self.end_cleanly(of_error(error))
 
+    def release(self) -> None:
+        """Let go of what holds the answer in turn, so that nothing is left for the garbage collector to find."""
+        self._sink = None
+        self._asks_for_stream = bool
+        self._on_over = self._on_watch_error = _do_nothing
+
     def abort(self) -> None:
         """Let nobody take the answer for complete, unless it has ended. Returns at once."""
         if self.state in (State.STREAM, State.PLAIN):
             self._incoming.abort()
             self.state = State.ENDED
+
+
+def _do_nothing(*_: object) -> None:
+    pass
 
 
 def _is_stream(head: Head) -> bool:

@@ -201,6 +201,7 @@ class Exchange:
         finally:
             if self._watch is not None:
                 self._watch.end()
+                self._watch = None
             self._answer.abort()
             await self._answer.stop_warming()
             if not all(call.closed for call in self._calls):
@@ -208,6 +209,7 @@ class Exchange:
                     for call in self._calls:
                         await call.aclose()
             self._conclude(error)
+            self._answer.release()
 
     async def _respond(self, handler: Handler, nursery: trio.Nursery | None) -> Exception | None:
         """Have the handler answer, and end the answer if it could not; return what it ended with."""

@@ -45,6 +45,7 @@ class CommitGate(Stage[Lines]):
     def open(self) -> None:
         """Let the head go; it leaves when the pipeline is fed next, be it with ``b""``."""
         self._open = True
+        self._accept = _not_empty  # nobody is asked any more, and who would be need not be kept
 
     def head(self, head: Head, /) -> Head | None:
         return head if self._open else None
@@ -70,13 +71,13 @@ class CommitGate(Stage[Lines]):
             if name == b"event":
                 self._type = value or MESSAGE
             elif name == b"data" and self._accept(self._type, value):
-                self._open = True
+                self.open()
                 return
 
     def _count(self, size: int) -> None:
         self._seen += size
         if self._seen > self._limit:
-            self._open = True
+            self.open()
 
 
 def _not_empty(type: bytes, data: bytes) -> bool:
