@@ -121,6 +121,9 @@ class Call:
         self.payload = b""
         """The bytes that `receive_some` returned last."""
 
+        self.span: bytes | None = None
+        """The raw chunks that they came in, if these are whole; see `ChunkedReader`."""
+
         self._pool = pool
         self._wire = wire
         self._sent_before = transport(wire).sent
@@ -150,11 +153,6 @@ class Call:
         """The head of the answer; `receive_head` must have returned."""
         assert self._response is not None
         return self._response.head
-
-    @property
-    def span(self) -> bytes | None:
-        """The raw chunks of the last payload, if they are whole; see `ChunkedReader`."""
-        return self._reader.span
 
     @property
     def trailers(self) -> Headers:
@@ -317,7 +315,7 @@ class Call:
                     raise self._error from error
                 payload = error.payload
             if payload:
-                self.payload = payload
+                self.payload, self.span = payload, reader.span
                 self.ready = self._reader.done or wire.pending or self._error is not None
                 return payload
         self.ready = True
