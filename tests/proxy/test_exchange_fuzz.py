@@ -108,6 +108,7 @@ SETTINGS = st.fixed_dictionaries(
         "compress": st.just(("gzip",)),
         "max_line": st.sampled_from([100, 1 << 20]),
         "max_event": st.sampled_from([200, 1 << 20]),
+        "switchboard": st.booleans(),
     },
 )
 
