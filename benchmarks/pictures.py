@@ -41,6 +41,7 @@ STYLES = {
     "haproxy": ("#0072b2", "--", "D"),
     "go": ("#009e73", "-", "^"),
     "go-filter": ("#009e73", "--", "v"),
+    "go-filter-events": ("#009e73", ":", "d"),
     "aiohttp": ("#c06b9e", "-", "P"),
     "starlette": ("#c06b9e", "--", "X"),
     "mitmproxy": ("#8a8f98", "-", "<"),
