@@ -154,16 +154,25 @@ class UpstreamRefused(UpstreamError):
         message: what happened, in words for an operator.
         status: what a client should see, 400 to 599.
         said, type, code: the error's message, type and code as the upstream gave them, or None.
+        retry_after: the seconds that it asked to be left alone for, or None.
     """
 
     def __init__(
-        self, message: str, *, status: int, said: str | None = None, type: str | None = None, code: str | None = None
+        self,
+        message: str,
+        *,
+        status: int,
+        said: str | None = None,
+        type: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message, reason="http_request_error" if status < 500 else "destination_unavailable")
         self.status = status
         self.said = said
         self.type = type
         self.code = code
+        self.retry_after = retry_after
 
 
 class RequestError(Error):

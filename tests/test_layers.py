@@ -70,12 +70,13 @@ def _rooms() -> dict[str, Room]:
 
     http = room("sseflow.http", face | rulings | coding, "trio h11")
     records = room("sseflow.records", face, "trio msgspec")
+    resilience = room("sseflow.resilience", face, "trio")
     room("sseflow.testing", http, "trio h11")
     room(
         "sseflow.proxy",
-        http | records,
-        "trio h11 backports brotli compression coredis mcp msgspec opentelemetry prometheus_client rich structlog "
-        "truststore watchfiles",
+        http | records | resilience,
+        "trio h11 backports brotli cattrs compression coredis mcp msgspec opentelemetry prometheus_client rich "
+        "structlog truststore watchfiles",
     )
     return rooms
 
@@ -88,6 +89,7 @@ ABOVE_THE_CORE = (
     "sseflow.http",
     "sseflow.proxy",
     "sseflow.records",
+    "sseflow.resilience",
 )
 NOT_FOR_CORE_TESTS = {"anyio", "asyncio", "h11", "pytest_trio", "socket", "ssl", "threading", "trio"}
 CORE = {name for name, room in ROOMS.items() if room.pure and "h11" not in room.packages}

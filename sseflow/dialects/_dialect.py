@@ -41,6 +41,9 @@ class DialectError:
     type: str | None = None
     code: str | None = None
 
+    retry_after: float | None = None
+    """Seconds until it is worth trying again."""
+
     @property
     def status(self) -> int | None:
         """The HTTP status, 400 to 599, that its code or its type stands for; None if neither stands for one."""
@@ -56,7 +59,12 @@ class DialectError:
     def refusal(self, message: str, *, status: int | None = None) -> UpstreamRefused:
         """This error as one of ours; ``message`` is for the operator. ``status`` by default its own, else 502."""
         return UpstreamRefused(
-            message, status=status or self.status or 502, said=self.message, type=self.type, code=self.code
+            message,
+            status=status or self.status or 502,
+            said=self.message,
+            type=self.type,
+            code=self.code,
+            retry_after=self.retry_after,
         )
 
 
