@@ -61,6 +61,7 @@ class Pool:
         self.options = options or PoolOptions()
         self._dial = dial
         self._idle: list[tuple[float, Origin, Wire]] = []  # the oldest first
+        self._closed = False
 
     @property
     def idle(self) -> int:
@@ -88,6 +89,8 @@ class Pool:
         """Take back a connection that is good for another call."""
         self._idle.append((trio.current_time(), origin, wire))
         self.expire()
+        if self._closed:
+            self.close()
 
     def expire(self) -> None:
         """Close what has been idle for too long, and the oldest of what is too much."""
@@ -96,7 +99,8 @@ class Pool:
             transport(self._idle.pop(0)[2]).close()
 
     def close(self) -> None:
-        """Close all idle connections."""
+        """Close all idle connections, and from now on each one that would become idle."""
+        self._closed = True
         while self._idle:
             transport(self._idle.pop()[2]).close()
 
@@ -133,6 +137,7 @@ class Call:
         self._request_keeps_alive = False
         self._request_done = False
         self._received = bytearray()
+        self._peeked: list[bytes] = []  # of the body: what `receive_some` gives first
         self._reader: BodyReader = NoBodyReader()
         self._response: Response | None = None
         self._double_framing = False
@@ -264,6 +269,21 @@ class Call:
         self.http_version = response.http_version
         self._response = response
 
+    async def peek(self) -> bytes:
+        """Receive more bytes of the body, and keep them: `receive_some` gives all of them again.
+
+        Raises as `receive_some` does; who asks that then is given what was kept, and then the same error.
+        """
+        kept, self._peeked = self._peeked, []
+        try:
+            data = await self.receive_some()
+            if data:
+                kept.append(data)
+        finally:
+            self._peeked = kept
+            self.ready = self.ready or bool(kept)
+        return data
+
     async def receive_some(self) -> bytes:
         """Receive some bytes of the body; ``b""`` is its complete end.
 
@@ -288,6 +308,10 @@ class Call:
     def receive_nowait(self) -> bytes | None:
         """Like `receive_some`, without waiting; None if nothing that is payload has come."""
         reader, wire = self._reader, self._wire
+        if self._peeked:
+            self.payload, self.span = b"".join(self._peeked), None
+            self._peeked.clear()
+            return self.payload
         if self._error is not None:
             raise self._error
         while not (reader.done or self._eof):

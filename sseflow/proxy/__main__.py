@@ -18,6 +18,7 @@ from ._app import App
 from ._cli import Command, parse
 from ._demo import TWICE, Demo, twice
 from ._log import make_logger
+from ._settings import Settings
 from ._workers import Place, Supervisor
 
 GC_THRESHOLD = 10_000
@@ -42,11 +43,11 @@ def open_listeners(command: Command) -> list[Listener]:
     settings = command.settings
     listeners: list[Listener] = []
     try:
-        for address in settings.listen:
+        for binding in settings.listen:
             try:
-                listeners += listen(address, tls=None if address.path is not None else settings.tls)
+                listeners += listen(binding.address, tls=binding.tls)
             except OSError as error:
-                raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
+                raise OSError(f"cannot listen on {binding.address}: {error.strerror or error}") from error
         return listeners
     except OSError:
         for listener in listeners:
@@ -68,7 +69,7 @@ async def serve(
     settings = command.settings
     demo = listen(Address("127.0.0.1", 0)) if command.demo else []
     if demo:
-        settings = attrs.evolve(settings, upstream=Origin("http", "127.0.0.1", demo[0].address.port))
+        settings = _in_front_of(Origin("http", "127.0.0.1", demo[0].address.port), settings)
     worker = None if place is None else place.number
     if worker is not None:
         log = log.bind(worker=worker)
@@ -82,7 +83,7 @@ async def serve(
             async with trio.open_nursery() as nursery:
                 await nursery.start(app.run, listeners)
                 if place is None:
-                    announce(command, listeners, str(settings.upstream), log)
+                    announce(command, listeners, log)
                 else:
                     place.say_that_it_serves()
                 helpers.start_soon(_drain_at_signal, signals if place is None else place.signals(), app, log)
@@ -91,10 +92,10 @@ async def serve(
     return 1 if app.cut else 0
 
 
-def announce(
-    command: Command, listeners: Sequence[Listener], upstream: str, log: structlog.typing.FilteringBoundLogger
-) -> None:
+def announce(command: Command, listeners: Sequence[Listener], log: structlog.typing.FilteringBoundLogger) -> None:
     """Say where clients are served from now on."""
+    names = {upstream.name: None for route in command.settings.routes for upstream in route.upstreams}
+    upstream = "demo" if command.demo else ", ".join(names)
     for listener in listeners:
         log.info("listening", address=str(listener.address), upstream=upstream)
     if command.demo:
@@ -108,16 +109,23 @@ def supervise(
     log: structlog.typing.FilteringBoundLogger,
 ) -> int:
     """Run the proxy in several processes, each started by ``start``, until they are drained; return the exit status."""
-    # Each worker has a demo upstream of its own.
-    upstream = "demo" if command.demo else str(command.settings.upstream)
     supervisor = Supervisor(
         start,
         shares,
+        bindings=command.settings.listen,
         drain=command.settings.drain,
-        announce=lambda: announce(command, shares[0], upstream, log),
+        announce=lambda: announce(command, shares[0], log),
         log=log,
     )
     return trio.run(supervisor.run)
+
+
+def _in_front_of(origin: Origin, settings: Settings) -> Settings:
+    """The same settings, with another upstream. Each worker has a demo upstream of its own."""
+    [route] = settings.routes
+    [upstream] = route.upstreams
+    upstream = attrs.evolve(upstream, name=str(origin), origin=origin)
+    return attrs.evolve(settings, routes=(attrs.evolve(route, upstreams=(upstream,)),))
 
 
 async def _drain_at_signal(
@@ -150,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     log = make_logger(json=command.log_json)
     shares: list[tuple[Listener, ...]] = []
     try:
-        listeners = open_listeners(command) if place is None else place.open(command.settings.tls)
+        listeners = open_listeners(command) if place is None else place.open(command.settings.listen)
         if place is None and command.workers > 1:
             shares = list(zip(*(share(listener, command.workers) for listener in listeners), strict=True))
     except OSError as error:

@@ -43,7 +43,7 @@ from ..dialects import Dialect, DialectError, error_in
 from ..http import Call, Decoded, Decoder, Encoder, Headers, Incoming, WriteTimeout, negotiate
 from ..stages import HoldEnding
 from ._headers import client_head, own_head, plain_head
-from ._settings import Settings
+from ._settings import Policy
 from ._verdict import Verdict, of_error
 from ._words import as_answer, reason_of
 
@@ -108,10 +108,10 @@ class Answer:
         "_on_over",
         "_on_watch_error",
         "_pending",
+        "_policy",
         "_quiet_since",
         "_read_as",
         "_request_id",
-        "_settings",
         "_sink",
         "_switchboard",
         "_warming",
@@ -134,7 +134,7 @@ class Answer:
     def __init__(
         self,
         incoming: Incoming,
-        settings: Settings,
+        policy: Policy,
         dialect: Dialect,
         *,
         request_id: str,
@@ -171,14 +171,14 @@ class Answer:
         self.ended_before = False
         """Whether the dialect's end had been passed on when it did."""
 
-        self.ends_with_client = settings.on_client_gone == "cancel"
+        self.ends_with_client = policy.on_client_gone == "cancel"
         """Whether a call ends when the client leaves."""
 
         self.left_at = 0.0
         self.bytes_when_left = 0
 
         self._incoming = incoming
-        self._settings = settings
+        self._policy = policy
         self._dialect = dialect
         self._request_id = request_id
         self._asks_for_stream = asks_for_stream
@@ -244,15 +244,15 @@ class Answer:
         if not self._can_go_on:
             raise RuntimeError("a call failed when some of it had been passed on: no other can be joined to that")
         pipeline = await self._admit(call, last=last)
-        incoming, settings = self._incoming, self._settings
+        incoming, policy = self._incoming, self._policy
         try:
-            source = call if self.pipeline is None else _decoded(call, settings)
+            source = call if self.pipeline is None else _decoded(call, policy)
         except UpstreamError:
             with trio.CancelScope(shield=True):
                 await call.aclose()
             raise
         incoming.verbatim = call if source is call else None
-        incoming.allowed_trailers = settings.trailers
+        incoming.allowed_trailers = policy.trailers
         self._sink = sink = _CallSink(self, incoming, last=last)
         if incoming.last or self.keep_alives:
             sink.drop_bom()
@@ -288,7 +288,7 @@ class Answer:
     async def _admit(self, call: Call, *, last: bool) -> Pipeline:
         """The pipeline for a call, if what it answers can be passed on."""
         self._read_as = head = call.head
-        settings = self._settings
+        policy = self._policy
         must_stream = self.state is State.STREAM or (
             200 <= head.status < 300 and head.status != 204 and self._asks_for_stream()
         )
@@ -309,11 +309,11 @@ class Answer:
         self._held = None if last else HoldEnding(self._dialect)
         self.pipeline = StandardPipeline(
             self._dialect,
-            gate="content" if settings.gate == "warm" else settings.gate,
-            strip=settings.comments != "forward",
+            gate="content" if policy.gate == "warm" else policy.gate,
+            strip=policy.comments != "forward",
             edit=() if self._held is None else (self._held,),
-            max_line=settings.max_line,
-            max_event=settings.max_event,
+            max_line=policy.max_line,
+            max_event=policy.max_event,
             on_first_data=self._note_first_data,
             on_refused=self._refuse,
             on_watch_error=self._on_watch_error,
@@ -331,7 +331,7 @@ class Answer:
         """What is wrong with a call that should have brought an event stream."""
         body = b""
         try:
-            source = _decoded(call, self._settings)
+            source = _decoded(call, self._policy)
             with trio.move_on_after(ERROR_TIMEOUT):
                 while len(body) <= MAX_ERROR_BODY and (data := await source.receive_some()):
                     body += data
@@ -385,7 +385,7 @@ class Answer:
             head = Head(head.status, (*head.headers, (b"Trailer", TRAILER)))
         # Before the write: one that is cut is a commit, too.
         self.state = State.STREAM if streams else State.PLAIN
-        if streams and self._settings.compress:
+        if streams and self._policy.compress:
             head = self._compress(head)
         try:
             await self._incoming.send_head(head, data)
@@ -399,7 +399,7 @@ class Answer:
         fields = [(b"Vary", b"Accept-Encoding")]
         request = self._incoming.request
         accept = b",".join(value for name, value in request.headers if name == b"accept-encoding")
-        coding = negotiate(accept, self._settings.compress)
+        coding = negotiate(accept, self._policy.compress)
         if coding is not None and request.method != b"HEAD":
             self._incoming.encoder = Encoder(coding)
             fields.append((b"Content-Encoding", coding.encode()))
@@ -416,7 +416,7 @@ class Answer:
 
     @property
     def _wants_trailer(self) -> bool:
-        return self._settings.error_end == "clean" and self._incoming.request.takes_trailers
+        return self._policy.error_end == "clean" and self._incoming.request.takes_trailers
 
     @property
     def _is_between_events(self) -> bool:
@@ -489,7 +489,7 @@ class Answer:
     async def _write_keep_alive(self) -> None:
         """Write a keep-alive, if one is due."""
         now = trio.current_time()
-        due = 0 < self._settings.keep_alive <= self.quiet_for(now)
+        due = 0 < self._policy.keep_alive <= self.quiet_for(now)
         if due and self.can_be_kept_warm:
             if not self._incoming.last and self._sink is not None:
                 self._sink.drop_bom()
@@ -526,10 +526,10 @@ class Answer:
 
     def check_drain(self, now: float) -> None:
         """End the call of a client that has left, if enough of it was read."""
-        settings = self._settings
+        policy = self._policy
         if self.left and self.running is not None:
             size = self.running.bytes_in - self.bytes_when_left
-            if now - self.left_at >= settings.client_drain_time or size > settings.client_drain_bytes:
+            if now - self.left_at >= policy.client_drain_time or size > policy.client_drain_bytes:
                 self.running.stop(Closed())
 
     async def fail(self, error: Exception, *, called: bool) -> None:
@@ -567,7 +567,7 @@ class Answer:
             return
         event = self._dialect.error_event(as_answer(error)[1], request_id=self._request_id)
         await self._incoming.send_aside(event)
-        if self._settings.error_end == "clean":
+        if self._policy.error_end == "clean":
             await self.end_cleanly(of_error(error))
 
     def release(self) -> None:
@@ -598,7 +598,7 @@ def _is_unlabelled(head: Head) -> bool:
     return content_type in (b"", b"text/plain", b"application/octet-stream")
 
 
-def _decoded(call: Call, settings: Settings) -> Source:
+def _decoded(call: Call, policy: Policy) -> Source:
     """The body of an answer without its content codings; the call itself if it has none.
 
     Raises:
@@ -607,7 +607,7 @@ def _decoded(call: Call, settings: Settings) -> Source:
     field = b",".join(value for name, value in call.head.headers if name == b"content-encoding")
     if field.strip().lower() in (b"", b"identity"):
         return call
-    return Decoded(call, Decoder(field, max_ratio=settings.max_ratio, max_decoded=settings.max_decoded))
+    return Decoded(call, Decoder(field, max_ratio=policy.max_ratio, max_decoded=policy.max_decoded))
 
 
 class _CallSink:

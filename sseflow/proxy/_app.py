@@ -13,13 +13,10 @@ from .. import RequestError
 from .._switchboard import Switchboard
 from ..dialects import DialectError
 from ..http import (
-    ConnectOptions,
     Dial,
     Headers,
     Incoming,
     Listener,
-    Pool,
-    PoolOptions,
     Server,
     ServerConnection,
     connect,
@@ -27,6 +24,7 @@ from ..http import (
 from ._exchange import Exchange, Handler, dialect_for, forward
 from ._headers import host_name, plain_head, request_id, target_of
 from ._log import plain
+from ._routing import Routing
 from ._settings import Settings
 from ._verdict import Drained
 
@@ -49,7 +47,7 @@ READY = b"/-/ready"
 
 
 class App:
-    """A proxy in front of one upstream.
+    """A proxy in front of upstreams.
 
     Call `run` once; it returns when `drain` was called and the last exchange has ended.
 
@@ -74,24 +72,9 @@ class App:
         self.worker = worker
         self.log = log
         self.handlers = dict(handlers or {})
-        self.pool = Pool(
-            PoolOptions(
-                connect=ConnectOptions(
-                    tls=settings.upstream_tls,
-                    connect_timeout=settings.connect_timeout,
-                    tls_timeout=settings.tls_timeout,
-                ),
-                head=settings.upstream_head,
-                write_timeout=settings.upstream_write_timeout,
-                max_idle=settings.max_idle,
-                max_idle_time=settings.max_idle_time,
-            ),
-            dial=dial,
-        )
+        self._dial = dial
+        self.routing = Routing(settings.routes, dial=dial)
         self.switchboard = Switchboard() if switchboard and Switchboard.is_supported() else None
-        self.upstream = str(settings.upstream)
-        """What the upstream is called in the log."""
-
         self.nursery: trio.Nursery
         """For what exchanges write while they wait; there while `run` runs."""
 
@@ -126,9 +109,17 @@ class App:
                 await self._server.run(listeners, task_status=task_status)
                 nursery.cancel_scope.cancel()
         finally:
-            self.pool.close()
+            self.routing.close()
             if self.switchboard is not None:
                 self.switchboard.close()
+
+    def configure(self, settings: Settings) -> None:
+        """Treat requests that come from now on as these settings say. Live streams keep what they began with.
+
+        What the server itself does, listeners, limits of connections, is as it was when the proxy was started.
+        """
+        self.routing = Routing(settings.routes, dial=self._dial, before=self.routing)
+        self.settings = settings
 
     def drain(self) -> None:
         """Accept nothing more; live streams have `Settings.drain` seconds, or, at the second call, none."""
@@ -150,20 +141,26 @@ class App:
         self._server.cancel()
 
     async def _sweep(self) -> None:
-        settings = self.settings
-        halves = (settings.opens_after, settings.keep_alive, settings.idle_timeout, settings.progress_timeout)
-        deadlines = [SWEEP, settings.linger, *(deadline / 2 for deadline in halves)]
-        interval = min(deadline for deadline in deadlines if deadline > 0)
         while True:
-            planned = trio.current_time() + interval
+            planned = trio.current_time() + self._sweep_interval
             await trio.sleep_until(planned)
             if trio.current_time() - planned > LATE:
                 # The loop stood still. What has come meanwhile is read before anybody is accused of silence.
                 await trio.sleep(LATE)
-            self.pool.expire()
+            self.routing.expire()
             now = trio.current_time()
             for exchange in tuple(self._exchanges):
                 exchange.check_time(now)
+
+    @property
+    def _sweep_interval(self) -> float:
+        """Seconds until the next look: no deadline is noticed later than half of it."""
+        deadlines = [SWEEP]
+        for path in self.routing.paths:
+            policy = path.policy
+            halves = (policy.opens_after, policy.keep_alive, policy.idle_timeout, policy.progress_timeout)
+            deadlines += [policy.linger, *(deadline / 2 for deadline in halves)]
+        return min(deadline for deadline in deadlines if deadline > 0)
 
     async def handle(self, incoming: Incoming) -> None:
         """Answer one request."""
@@ -175,8 +172,10 @@ class App:
             await self._tell(incoming, 200 if ready else 503, "ok" if ready else "draining")
         elif len(self._exchanges) >= self.settings.max_streams:
             await self._turn_away(incoming, RequestError(503, "this service is busy; please try again"))
+        elif (found := self.routing.find(path)) is None:
+            await self._turn_away(incoming, RequestError(404, "there is no route for that path", close=False))
         else:
-            exchange = Exchange(self, incoming)
+            exchange = Exchange(self, incoming, *found)
             self._exchanges.add(exchange)
             try:
                 await exchange.run(self.handlers.get(path.partition(b"?")[0], forward))

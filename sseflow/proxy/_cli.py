@@ -15,7 +15,7 @@ import truststore
 
 from .. import ConfigurationError
 from ..http import CODINGS, Address, Encoder, HeadLimits, Origin, ServerLimits, proxy_for
-from ._settings import Network, Settings
+from ._settings import Binding, Network, Policy, Route, Settings, Upstream
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
 
@@ -164,7 +164,7 @@ def _add_trust(p: argparse.ArgumentParser) -> None:
 
 
 def _add_policy(p: argparse.ArgumentParser) -> None:
-    settings = attrs.fields_dict(Settings)
+    fields = attrs.fields_dict(Policy)
     policy = p.add_argument_group("event streams")
     for flag, choices, text in (
         ("--gate", ("content", "warm", "first_event", "off"),
@@ -176,13 +176,13 @@ def _add_policy(p: argparse.ArgumentParser) -> None:
         ("--on-client-gone", ("cancel", "drain"),
          "what becomes of the upstream's answer; drain: it is read on, for the usage at its end"),
     ):  # fmt: skip
-        default = settings[flag[2:].replace("-", "_")].default
+        default = fields[flag[2:].replace("-", "_")].default
         policy.add_argument(flag, choices=choices, default=default, help=f"{text} (default: %(default)s)")
     policy.add_argument(
         "--compress",
         metavar="CODING,...",
         type=_codings,
-        default=settings["compress"].default,
+        default=fields["compress"].default,
         help=f"compress event streams, event by event, for clients that accept it: {', '.join(CODINGS)}, the preferred "
         "ones first (default: none)",
     )
@@ -190,6 +190,8 @@ def _add_policy(p: argparse.ArgumentParser) -> None:
 
 def _add_limits(p: argparse.ArgumentParser) -> None:
     settings = attrs.fields_dict(Settings)
+    streams = attrs.fields_dict(Policy)
+    upstream = attrs.fields_dict(Upstream)
     server = attrs.fields_dict(ServerLimits)
     heads = attrs.fields_dict(HeadLimits)
     limits = p.add_argument_group("limits", "sizes in bytes, times in seconds; for each of the --workers")
@@ -199,41 +201,41 @@ def _add_limits(p: argparse.ArgumentParser) -> None:
         ("--max-field", _size, heads["max_line"].default, "one header field, with its name"),
         ("--max-target", _size, heads["max_target"].default, "request target"),
         ("--max-request-body", _size, server["max_body"].default, "body of a request"),
-        ("--max-line", _size, settings["max_line"].default, "line of an event stream"),
-        ("--max-event", _size, settings["max_event"].default, "event, before its last line"),
-        ("--max-ratio", _size, settings["max_ratio"].default,
+        ("--max-line", _size, streams["max_line"].default, "line of an event stream"),
+        ("--max-event", _size, streams["max_event"].default, "event, before its last line"),
+        ("--max-ratio", _size, streams["max_ratio"].default,
          "of a compressed event stream of the upstream: its bytes for each that came (a number)"),
-        ("--max-decoded", _size, settings["max_decoded"].default, "compressed event stream of the upstream, inflated"),
+        ("--max-decoded", _size, streams["max_decoded"].default, "compressed event stream of the upstream, inflated"),
         ("--max-connections", _size, settings["max_connections"].default, "open connections of clients (a number)"),
         ("--max-per-address", _size, settings["max_per_address"].default,
          "open connections of one address that is not --trusted (a number)"),
         ("--max-streams", _size, settings["max_streams"].default, "requests answered at the same time (a number)"),
-        ("--max-idle", _size, settings["max_idle"].default, "idle connections to the upstream (a number)"),
-        ("--max-idle-time", _positive, settings["max_idle_time"].default, "of an idle connection to the upstream"),
+        ("--max-idle", _size, upstream["max_idle"].default, "idle connections to the upstream (a number)"),
+        ("--max-idle-time", _positive, upstream["max_idle_time"].default, "of an idle connection to the upstream"),
         ("--head-timeout", _positive, server["head_timeout"].default, "for the head of a request"),
         ("--body-timeout", _positive, server["body_timeout"].default, "for the next bytes of a request's body"),
         ("--min-body-rate", _count, server["min_body_rate"].default,
          "bytes per second of a request's body that we wait for, behind its first 10 s; 0: any"),
         ("--keepalive-timeout", _positive, server["keepalive_timeout"].default, "between two requests of a connection"),
         ("--write-timeout", _positive, server["write_timeout"].default, "for one write to a client that does not read"),
-        ("--connect-timeout", _positive, settings["connect_timeout"].default, "to connect to the upstream"),
-        ("--tls-timeout", _positive, settings["tls_timeout"].default, "for the TLS handshake with the upstream"),
-        ("--upstream-head-timeout", _seconds, settings["upstream_head_timeout"].default,
+        ("--connect-timeout", _positive, upstream["connect_timeout"].default, "to connect to the upstream"),
+        ("--tls-timeout", _positive, upstream["tls_timeout"].default, "for the TLS handshake with the upstream"),
+        ("--upstream-head-timeout", _seconds, upstream["head_timeout"].default,
          "for the head of the upstream's answer; 0: none, since models think"),
-        ("--upstream-write-timeout", _positive, settings["upstream_write_timeout"].default,
+        ("--upstream-write-timeout", _positive, upstream["write_timeout"].default,
          "for one write of a request to an upstream that does not read"),
-        ("--gate-open-after", _seconds, settings["gate_open_after"].default,
+        ("--gate-open-after", _seconds, streams["gate_open_after"].default,
          "until an answer is begun though its stream holds no data yet; 0: never"),
-        ("--idle-timeout", _seconds, settings["idle_timeout"].default, "of silence in the upstream's answer; 0: none"),
-        ("--keep-alive", _seconds, settings["keep_alive"].default,
+        ("--idle-timeout", _seconds, streams["idle_timeout"].default, "of silence in the upstream's answer; 0: none"),
+        ("--keep-alive", _seconds, streams["keep_alive"].default,
          "of silence to the client until a keep-alive is written; 0: none"),
-        ("--progress-timeout", _seconds, settings["progress_timeout"].default,
+        ("--progress-timeout", _seconds, streams["progress_timeout"].default,
          "without content in an event stream, though pings may come; 0: none"),
-        ("--client-drain-time", _positive, settings["client_drain_time"].default,
+        ("--client-drain-time", _positive, streams["client_drain_time"].default,
          "for reading on with --on-client-gone drain"),
-        ("--client-drain-bytes", _size, settings["client_drain_bytes"].default,
+        ("--client-drain-bytes", _size, streams["client_drain_bytes"].default,
          "to read on with --on-client-gone drain"),
-        ("--linger", _positive, settings["linger"].default, "for an upstream that stays open behind its last event"),
+        ("--linger", _positive, streams["linger"].default, "for an upstream that stays open behind its last event"),
     ):  # fmt: skip
         form = "d" if kind is _size else "g"
         limits.add_argument(flag, type=kind, metavar="N", default=default, help=f"{text} (default: %(default){form})")
@@ -255,8 +257,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     if options.workers > 1 and sys.platform == "win32":
         raise ConfigurationError("--workers needs a system that hands sockets on to processes, and Windows does not")
     # The demo's port is known once it listens.
-    upstream = Origin("http", "127.0.0.1", 0) if options.demo else options.upstream
-    proxy_for(upstream)  # what the environment says had better be right from the start
+    origin = Origin("http", "127.0.0.1", 0) if options.demo else options.upstream
+    proxy_for(origin)  # what the environment says had better be right from the start
     heads = HeadLimits(
         max_head=options.max_head,
         max_fields=options.max_fields,
@@ -266,11 +268,41 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     hosts = {name.lower().encode() for name in options.allow_host}
     if hosts or all(address.is_loopback for address in listen):
         hosts |= {b"localhost", b"127.0.0.1", b"[::1]"}
+    policy = Policy(
+        gate=options.gate,
+        gate_open_after=options.gate_open_after,
+        keep_alive=options.keep_alive,
+        comments=options.comments,
+        error_end=options.error_end,
+        compress=options.compress,
+        on_client_gone=options.on_client_gone,
+        client_drain_time=options.client_drain_time,
+        client_drain_bytes=options.client_drain_bytes,
+        idle_timeout=options.idle_timeout,
+        progress_timeout=options.progress_timeout,
+        linger=options.linger,
+        max_line=options.max_line,
+        max_event=options.max_event,
+        max_ratio=options.max_ratio,
+        max_decoded=options.max_decoded,
+        trailers=frozenset(name.lower().encode() for name in options.allow_trailer),
+    )
+    upstream = Upstream(
+        name=str(origin),
+        origin=origin,
+        tls=_upstream_tls(options.upstream_ca) if origin.scheme == "https" else None,
+        connect_timeout=options.connect_timeout,
+        tls_timeout=options.tls_timeout,
+        head=heads,
+        head_timeout=options.upstream_head_timeout,
+        write_timeout=options.upstream_write_timeout,
+        max_idle=options.max_idle,
+        max_idle_time=options.max_idle_time,
+    )
+    tls = _server_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
     settings = Settings(
-        upstream=upstream,
-        listen=listen,
-        tls=_server_tls(options.tls_cert, options.tls_key) if options.tls_cert else None,
-        upstream_tls=_upstream_tls(options.upstream_ca) if upstream.scheme == "https" else None,
+        routes=(Route(upstreams=(upstream,), policy=policy),),
+        listen=tuple(Binding(address, None if address.path is not None else tls) for address in listen),
         server=ServerLimits(
             head=heads,
             max_body=options.max_request_body,
@@ -280,37 +312,13 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
             keepalive_timeout=options.keepalive_timeout,
             write_timeout=options.write_timeout,
         ),
-        upstream_head=heads,
         max_connections=options.max_connections,
         max_per_address=options.max_per_address,
         max_streams=options.max_streams,
-        connect_timeout=options.connect_timeout,
-        tls_timeout=options.tls_timeout,
-        upstream_head_timeout=options.upstream_head_timeout,
-        upstream_write_timeout=options.upstream_write_timeout,
-        gate=options.gate,
-        gate_open_after=options.gate_open_after,
-        keep_alive=options.keep_alive,
-        comments=options.comments,
-        error_end=options.error_end,
-        on_client_gone=options.on_client_gone,
-        client_drain_time=options.client_drain_time,
-        client_drain_bytes=options.client_drain_bytes,
-        progress_timeout=options.progress_timeout,
-        idle_timeout=options.idle_timeout,
-        max_line=options.max_line,
-        max_event=options.max_event,
-        max_ratio=options.max_ratio,
-        max_decoded=options.max_decoded,
-        compress=options.compress,
-        max_idle=options.max_idle,
-        max_idle_time=options.max_idle_time,
-        linger=options.linger,
         drain=options.drain,
         trusted=tuple(network for network in options.trusted if network is not None),
         trust_unix=None in options.trusted,
         hosts=frozenset(hosts),
-        trailers=frozenset(name.lower().encode() for name in options.allow_trailer),
     )
     log_json = None if options.log is None else options.log == "json"
     return Command(

@@ -30,6 +30,7 @@ from ..http import Call, Counted, Headers, Incoming, NoBody, Request, WriteTimeo
 from ._answer import Answer, CallOutcome, State
 from ._headers import end_to_end, request_id, target_of, upstream_request
 from ._log import plain
+from ._routing import Path, Provider
 from ._stream_flag import StreamFlag, asks_for_stream
 from ._verdict import Drained, Facts, Interrupted, Verdict, decide, ended_by
 from ._words import reason_of
@@ -91,12 +92,14 @@ class Exchange:
             await answer.relay(await exchange.call())
     """
 
-    def __init__(self, app: App, incoming: Incoming) -> None:
+    def __init__(self, app: App, incoming: Incoming, path: Path, target: bytes) -> None:
         self.incoming = incoming
         self.request = incoming.request
         self.id = request_id(incoming.request)
-        self.path = target_of(incoming.request)[0]
-        self.dialect = dialect_for(self.path)
+        self.target = target
+        """What the client asks for, below the path of its route."""
+
+        self.dialect = dialect_for(target)
         self.body: bytes | None = None
         """The request's body, if it is small: up to 64 KiB, and of a length that its head says. Else it is streamed to
         the first call."""
@@ -104,7 +107,9 @@ class Exchange:
         self.outcome: ExchangeOutcome | None = None
 
         self._app = app
-        self._settings = app.settings
+        self._route = path
+        self._policy = path.policy
+        self._provider: Provider | None = None  # that was called last
         self._started = trio.current_time()
         self._scope = trio.CancelScope()
         self._calls: list[Call] = []
@@ -117,7 +122,7 @@ class Exchange:
         self._progress_at = self._started
         self._answer = Answer(
             incoming,
-            self._settings,
+            self._policy,
             self.dialect,
             request_id=self.id,
             asks_for_stream=self._asks_for_stream,
@@ -144,7 +149,9 @@ class Exchange:
             UpstreamError: it cannot be reached, or does not answer as it should.
             RuntimeError: the client's body was streamed to an earlier call, and is gone.
         """
-        settings, incoming = self._settings, self.incoming
+        incoming = self.incoming
+        self._provider = provider = self._route.providers[0]
+        origin = provider.settings.origin
         framing = incoming.body_framing if body is None else Counted(len(body))
         if body is None:
             body = self.body
@@ -153,22 +160,22 @@ class Exchange:
         request = upstream_request(
             self.request,
             framing,
-            target=target or self.path,
-            authority=settings.upstream.authority,
-            prefix=settings.upstream.prefix,
+            target=target or self.target,
+            authority=origin.authority,
+            prefix=origin.prefix,
             peer=incoming.connection.peer,
             scheme=incoming.connection.scheme,
-            trusted=settings.trusts(incoming.connection.peer),
+            trusted=self._app.settings.trusts(incoming.connection.peer),
             request_id=self.id,
         )
-        call = await self._app.pool.call(settings.upstream)
+        call = await provider.pool.call(origin)
         try:
             return await self._send(call, request, body)
         except UpstreamLost:
             if not self._may_repeat(call, request, body):
                 raise
             await call.aclose()
-        return await self._send(await self._app.pool.call(settings.upstream, fresh=True), request, body)
+        return await self._send(await provider.pool.call(origin, fresh=True), request, body)
 
     def interrupt(self, why: str) -> None:
         """End the exchange, because somebody who may do so wants it. Returns at once."""
@@ -244,41 +251,41 @@ class Exchange:
 
     def check_time(self, now: float) -> None:
         """Do what is due: notice a client that has left unseen, end what takes too long, keep the client warm."""
-        answer, settings = self._answer, self._settings
+        answer, policy = self._answer, self._policy
         if self._watch is None and not self.incoming.is_watched and self.incoming.connection.client_has_left:
             self._leave()
             return
         answer.check_drain(now)
         if answer.is_waiting:
-            waited = 0 < settings.opens_after <= now - self._waiting_since and self._asks_for_stream()
-            due = 0 < settings.keep_alive <= answer.quiet_for(now) and answer.can_be_kept_warm
+            waited = 0 < policy.opens_after <= now - self._waiting_since and self._asks_for_stream()
+            due = 0 < policy.keep_alive <= answer.quiet_for(now) and answer.can_be_kept_warm
             if due if answer.committed else waited:
                 answer.start_warming(self._app.nursery, self.stop)
         elif answer.running is not None and answer.running.reading_since is not None:
             self._check_relay(now, answer.running.reading_since)
 
     def _check_relay(self, now: float, reading_since: float) -> None:
-        answer, settings, pipeline = self._answer, self._settings, self._answer.pipeline
+        answer, policy, pipeline = self._answer, self._policy, self._answer.pipeline
         relay = answer.running
         assert relay is not None
         silent = now - reading_since
         if pipeline is not None:
             if pipeline.watch.content != self._content:
                 self._content, self._progress_at = pipeline.watch.content, now
-            if pipeline.watch.terminated and silent >= settings.linger:
+            if pipeline.watch.terminated and silent >= policy.linger:
                 relay.stop(Eof())
                 return
-        if 0 < settings.idle_timeout <= silent:
-            message = f"the upstream sent nothing for {settings.idle_timeout:g} s"
+        if 0 < policy.idle_timeout <= silent:
+            message = f"the upstream sent nothing for {policy.idle_timeout:g} s"
             relay.stop(Failed(IdleTimeout(message, reason="connection_read_timeout")))
-        elif pipeline is not None and 0 < settings.progress_timeout <= now - self._progress_at:
-            message = f"the upstream sent no content for {settings.progress_timeout:g} s, though it sent something"
+        elif pipeline is not None and 0 < policy.progress_timeout <= now - self._progress_at:
+            message = f"the upstream sent no content for {policy.progress_timeout:g} s, though it sent something"
             relay.stop(Failed(ProgressTimeout(message, reason="connection_read_timeout")))
         elif pipeline is not None and not pipeline.gate.is_open:
-            if 0 < settings.opens_after <= now - self._waiting_since:
+            if 0 < policy.opens_after <= now - self._waiting_since:
                 pipeline.gate.open()
                 relay.wake()
-        elif 0 < settings.keep_alive <= answer.quiet_for(now) and answer.can_be_kept_warm:
+        elif 0 < policy.keep_alive <= answer.quiet_for(now) and answer.can_be_kept_warm:
             relay.wake()
 
     # Reading the client.
@@ -379,7 +386,8 @@ class Exchange:
         if self._on_called is not None:
             self._on_called.set()
         self._waiting_since = trio.current_time()
-        timeout = self._settings.upstream_head_timeout
+        assert self._provider is not None
+        timeout = self._provider.settings.head_timeout
         with trio.move_on_after(timeout) if timeout else contextlib.nullcontext():
             await call.receive_head(self._pass_informational)
             self._progress_at, self._content = trio.current_time(), 0
@@ -440,7 +448,7 @@ class Exchange:
             id=self.id,
             peer=self.incoming.connection.peer,
             method=plain(self.request.method),
-            path=plain(self.path.partition(b"?")[0]),
+            path=plain(target_of(self.request)[0].partition(b"?")[0]),
             status=outcome.status,
             verdict=outcome.verdict.value,
             ended_by=outcome.ended_by,
@@ -449,7 +457,7 @@ class Exchange:
             error=said(outcome.error),
             write_error=said(outcome.write_error),
             close_error=said(outcome.close_error),
-            upstream=self._app.upstream,
+            upstream=None if self._provider is None else self._provider.label,
             upstream_status=None if last is None else last.head.status,
             upstream_content_type=None if last is None else plain(last.head.get(b"content-type") or b""),
             calls=len(calls),

@@ -1,4 +1,4 @@
-"""What the proxy is told: one value, made of the command line."""
+"""What the proxy is told: values, made of a command line or of a configuration file."""
 
 from __future__ import annotations
 
@@ -20,30 +20,8 @@ WARM = 0.1
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
-    """How the proxy behaves. Sizes in bytes, times in seconds; 0 means none where it says so."""
-
-    upstream: Origin
-    listen: tuple[Address, ...]
-    tls: ssl.SSLContext | None = None
-    """For what is listened on, except Unix sockets; None: plain HTTP."""
-
-    upstream_tls: ssl.SSLContext | None = None
-
-    server: ServerLimits = ServerLimits()
-    upstream_head: HeadLimits = HeadLimits()
-    max_connections: int = 4096
-    max_per_address: int = 1024
-    """Of one address that is not trusted, or one IPv6 network of 64 bits; one more is answered with 503, and
-    over TLS, or beyond twice as many, reset."""
-
-    max_streams: int = 4096
-    """Requests that are answered at the same time; one more is told to come back (503)."""
-
-    connect_timeout: float = 10.0
-    tls_timeout: float = 10.0
-    upstream_head_timeout: float = 0.0
-    """Until the upstream's head has come; 0: none, since a model may think for long before its first word."""
+class Policy:
+    """How the streams of a route are treated. Sizes in bytes, times in seconds; 0 means none where it says so."""
 
     gate: Literal["content", "warm", "first_event", "off"] = "content"
     """What the head of a stream waits for: its first content, or no longer than `WARM`; its first event; nothing."""
@@ -77,9 +55,6 @@ class Settings:
     progress_timeout: float = 600.0
     """Without content in an event stream of the upstream: pings and comments do not count. 0: none."""
 
-    upstream_write_timeout: float = 60.0
-    """For one write of a request to an upstream that does not read."""
-
     linger: float = 1.0
     """How long an upstream may stay open behind its dialect's terminator."""
 
@@ -91,8 +66,76 @@ class Settings:
     max_decoded: int = DEFAULT_MAX_DECODED
     """Bytes that it may have in all."""
 
+    trailers: frozenset[bytes] = frozenset()
+    """Trailers, in lower case, that are passed on to clients."""
+
+    @property
+    def opens_after(self) -> float:
+        """Seconds until an answer without data is begun; 0: never."""
+        return WARM if self.gate == "warm" else self.gate_open_after
+
+
+@attrs.frozen(kw_only=True)
+class Upstream:
+    """A server that requests are passed to."""
+
+    name: str
+    """What it is called in the log."""
+
+    origin: Origin
+    tls: ssl.SSLContext | None = None
+    """For ``https``."""
+
+    connect_timeout: float = 10.0
+    tls_timeout: float = 10.0
+    head: HeadLimits = HeadLimits()
+    head_timeout: float = 0.0
+    """Until the head of an answer has come; 0: none, since a model may think for long before its first word."""
+
+    write_timeout: float = 60.0
+    """For one write of a request to an upstream that does not read."""
+
     max_idle: int = 64
     max_idle_time: float = 30.0
+
+
+@attrs.frozen(kw_only=True)
+class Route:
+    """Which requests go where, and how their answers are treated."""
+
+    path: bytes = b""
+    """What the paths of its requests begin with; it is taken away."""
+
+    upstreams: tuple[Upstream, ...]
+    """At least one."""
+
+    policy: Policy = Policy()
+
+
+@attrs.frozen
+class Binding:
+    """Where clients connect to."""
+
+    address: Address
+    tls: ssl.SSLContext | None = None
+    """None: plain HTTP."""
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How the proxy behaves. Sizes in bytes, times in seconds."""
+
+    routes: tuple[Route, ...]
+    listen: tuple[Binding, ...]
+    server: ServerLimits = ServerLimits()
+    max_connections: int = 4096
+    max_per_address: int = 1024
+    """Of one address that is not trusted, or one IPv6 network of 64 bits; one more is answered with 503, and
+    over TLS, or beyond twice as many, reset."""
+
+    max_streams: int = 4096
+    """Requests that are answered at the same time; one more is told to come back (503)."""
+
     drain: float = 30.0
     """For live streams, once the proxy was told to end."""
 
@@ -104,14 +147,6 @@ class Settings:
 
     hosts: frozenset[bytes] = frozenset()
     """Names, without ports and in lower case, that ``Host`` may have; empty: any."""
-
-    trailers: frozenset[bytes] = frozenset()
-    """Trailers, in lower case, that are passed on to clients."""
-
-    @property
-    def opens_after(self) -> float:
-        """Seconds until an answer without data is begun; 0: never."""
-        return WARM if self.gate == "warm" else self.gate_open_after
 
     def trusts(self, peer: str) -> bool:
         """Whether ``peer``, an IP address or ``unix``, is among the trusted."""

@@ -17,7 +17,6 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -27,6 +26,7 @@ import trio
 
 from ..http import Address, Listener
 from ._app import CLOSING
+from ._settings import Binding
 
 ENVIRONMENT = "SSEFLOW_WORKER"
 """The variable in which a worker finds its `Place`."""
@@ -58,8 +58,8 @@ class Place:
     control: int
     """The descriptor of its end of the pair."""
 
-    listeners: tuple[tuple[int, str], ...]
-    """Descriptors, and their addresses."""
+    listeners: tuple[tuple[int, str, int], ...]
+    """Descriptors, their addresses, and which of the settings' bindings they belong to."""
 
     @classmethod
     def take(cls) -> Place | None:
@@ -68,19 +68,19 @@ class Place:
         if text is None:
             return None
         number, control, listeners = json.loads(text)
-        return cls(number, control, tuple((descriptor, address) for descriptor, address in listeners))
+        return cls(number, control, tuple((descriptor, address, at) for descriptor, address, at in listeners))
 
     def give(self) -> dict[str, str]:
         """The environment of a process that is to take it."""
         return {**os.environ, ENVIRONMENT: json.dumps(attrs.astuple(self))}
 
-    def open(self, tls: ssl.SSLContext | None) -> list[Listener]:
-        """The sockets that it was handed; ``tls`` is for those that are no Unix sockets."""
+    def open(self, bindings: Sequence[Binding]) -> list[Listener]:
+        """The sockets that it was handed."""
         listeners = []
-        for descriptor, text in self.listeners:
-            sock, address = socket.socket(fileno=descriptor), Address.parse(text)
+        for descriptor, address, at in self.listeners:
+            sock = socket.socket(fileno=descriptor)
             sock.setblocking(False)
-            listeners.append(Listener(sock, address, None if address.path is not None else tls, lent=True))
+            listeners.append(Listener(sock, Address.parse(address), bindings[at].tls, lent=True))
         return listeners
 
     def say_that_it_serves(self) -> None:
@@ -128,7 +128,9 @@ class Worker:
         self._control = control
 
     @classmethod
-    def start(cls, command: Sequence[str], number: int, listeners: Sequence[Listener]) -> Worker:
+    def start(
+        cls, command: Sequence[str], number: int, listeners: Sequence[Listener], bindings: Sequence[Binding]
+    ) -> Worker:
         """Start one.
 
         Raises:
@@ -137,13 +139,15 @@ class Worker:
         ours, theirs = socket.socketpair()
         try:
             ours.setblocking(False)
-            place = Place(number, theirs.fileno(), tuple((one.sock.fileno(), str(one.address)) for one in listeners))
+            contexts = [binding.tls for binding in bindings]
+            handed = [(one.sock.fileno(), str(one.address), contexts.index(one.tls)) for one in listeners]
+            place = Place(number, theirs.fileno(), tuple(handed))
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the child gets it as it is
             try:
                 process = subprocess.Popen(
                     command,
                     env=place.give(),
-                    pass_fds=(place.control, *(descriptor for descriptor, _ in place.listeners)),
+                    pass_fds=(place.control, *(descriptor for descriptor, _, _ in place.listeners)),
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -185,6 +189,7 @@ class Supervisor:
     Args:
         command: what starts a worker.
         shares: the listeners of each worker; closed when the workers are to end.
+        bindings: what they were made of.
         drain: seconds that live streams have then.
         announce: called once, when all workers serve.
     """
@@ -194,12 +199,14 @@ class Supervisor:
         command: Sequence[str],
         shares: Sequence[Sequence[Listener]],
         *,
+        bindings: Sequence[Binding],
         drain: float,
         announce: Callable[[], object],
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self._command = command
         self._shares = shares
+        self._bindings = bindings
         self._drain = drain
         self._announce = announce
         self._log = log
@@ -270,7 +277,7 @@ class Supervisor:
     async def _live(self, number: int, listeners: Sequence[Listener]) -> int:
         """One life of a worker; return its exit status, negative for the signal that killed it."""
         try:
-            worker = Worker.start(self._command, number, listeners)
+            worker = Worker.start(self._command, number, listeners, self._bindings)
         except OSError as error:
             self._log.error("worker cannot be started", worker=number, error=str(error))
             return 1

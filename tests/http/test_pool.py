@@ -55,6 +55,11 @@ async def call(pool: Pool, upstream: Upstream, request: Request = GET) -> tuple[
 async def read(made: Call) -> bytes:
     """The whole body of an answer."""
     await made.receive_head(no_informational)
+    return await read_body(made)
+
+
+async def read_body(made: Call) -> bytes:
+    """What is left of a body."""
     body = b""
     while data := await made.receive_some():
         body += data
@@ -341,3 +346,43 @@ async def test_written_says_whether_anything_went_out(pool: Pool, upstream: Upst
     written.append(made.written)
     assert written == [False, True]
     await made.aclose()
+
+
+async def test_what_was_peeked_at_is_received_again(pool: Pool, upstream: Upstream) -> None:
+    """Looking ahead takes nothing away, and a body that was seen to its end is whole."""
+    made, peer = await call(pool, upstream)
+    await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+    await made.receive_head(no_informational)
+    assert await made.peek() == b"ab"
+    await peer.send(b"2\r\ncd\r\n0\r\n\r\n")
+    assert await made.peek() == b"cd"
+    assert await made.peek() == b""
+    assert (await read_body(made), made.payload, made.span) == (b"abcd", b"abcd", None)
+    await made.aclose()
+    assert pool.idle == 1
+
+
+async def test_an_error_that_was_peeked_at_comes_again_behind_the_bytes(pool: Pool, upstream: Upstream) -> None:
+    """The bytes before a broken end are not lost, and neither is the end."""
+    made, peer = await call(pool, upstream)
+    await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
+    await made.receive_head(no_informational)
+    assert await made.peek() == b"ab"
+    await peer.finish()
+    with pytest.raises(UpstreamLost):
+        await made.peek()
+    assert await made.receive_some() == b"ab"
+    with pytest.raises(UpstreamLost):
+        await made.receive_some()
+    await made.aclose()
+    assert pool.idle == 0
+
+
+async def test_a_closed_pool_keeps_nothing(pool: Pool, upstream: Upstream) -> None:
+    """A call that outlives its pool does not leave a connection behind that nobody closes."""
+    made, peer = await call(pool, upstream)
+    pool.close()
+    await peer.send(OK)
+    assert await read(made) == b"ok"
+    await made.aclose()
+    assert pool.idle == 0

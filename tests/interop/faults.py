@@ -27,8 +27,9 @@ import trio
 from sseflow.http import Address, Origin, listen
 from sseflow.proxy._app import App
 from sseflow.proxy._log import make_logger
-from sseflow.proxy._settings import Settings
 from sseflow.testing import SCRIPTS, ScriptedUpstream
+
+from ..proxy.rig import settings_for
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "reference" / "faults.md"
 PATIENCE = 3.0
@@ -146,9 +147,8 @@ async def places() -> AsyncIterator[tuple[Place, Place]]:
     upstream = ScriptedUpstream(script())
     async with trio.open_nursery() as nursery:
         await nursery.start(upstream.run)
-        settings = Settings(
-            upstream=Origin.parse(upstream.url),
-            listen=(),
+        settings = settings_for(
+            Origin.parse(upstream.url),
             upstream_head_timeout=1.0,
             idle_timeout=0.5,
             progress_timeout=1.0,

@@ -15,7 +15,8 @@ from sseflow.http import Address, Listener, Origin, Server, listen
 from sseflow.proxy._app import App
 from sseflow.proxy._demo import Demo
 from sseflow.proxy._log import make_logger
-from sseflow.proxy._settings import Settings
+
+from ..proxy.rig import settings_for
 
 #: Bytes to send in one write, or an event to wait for before the next.
 Script: TypeAlias = Sequence[bytes | trio.Event]
@@ -101,7 +102,7 @@ async def run_proxy(nursery: trio.Nursery, upstream: Running) -> RunningProxy:
     """Start the proxy, as the command line would, in front of ``upstream``."""
     listeners = listen(Address("127.0.0.1", 0))
     log = io.StringIO()
-    app = App(Settings(upstream=Origin.parse(upstream.url), listen=()), make_logger(log, json=True))
+    app = App(settings_for(Origin.parse(upstream.url)), make_logger(log, json=True))
     running = RunningProxy(f"http://{listeners[0].address}", app, log, trio.Event())
     await nursery.start(_run_app, running, listeners)
     return running

@@ -25,9 +25,9 @@ import trio
 from sseflow.http import Address, Origin, listen
 from sseflow.proxy._app import App
 from sseflow.proxy._log import make_logger
-from sseflow.proxy._settings import Settings
 from sseflow.testing import ScriptedUpstream
 
+from .rig import settings_for
 from .test_answer import ASK
 
 AT_ONCE = 50
@@ -119,7 +119,7 @@ async def run(
     async with trio.open_nursery() as nursery:
         upstream = ScriptedUpstream(STREAMS)
         await nursery.start(upstream.run)
-        settings = Settings(upstream=Origin.parse(upstream.url), listen=(), max_idle_time=1.0)
+        settings = settings_for(Origin.parse(upstream.url), max_idle_time=1.0)
         listeners = listen(Address("127.0.0.1", 0))
         app = App(settings, make_logger(log, json=True))
         await nursery.start(app.run, listeners)

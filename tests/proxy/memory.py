@@ -24,10 +24,9 @@ from sseflow.http._wire import RECV_SIZE
 from sseflow.proxy._app import App
 from sseflow.proxy._exchange import Handler
 from sseflow.proxy._log import make_logger
-from sseflow.proxy._settings import Settings
 from sseflow.proxy._verdict import Verdict
 
-from .rig import split_error
+from .rig import settings_for, split_error
 
 #: How one end of a connection is left.
 Ending: TypeAlias = Literal["open", "eof", "reset"]
@@ -302,7 +301,7 @@ def run_exchange(
 
     async def main() -> None:
         app = App(
-            Settings(upstream=Origin("http", "upstream", 80), listen=(), **settings),
+            settings_for(Origin("http", "upstream", 80), **settings),
             make_logger(log, json=True),
             dial=dial,
             handlers={} if handler is None else {b"/v1/chat/completions": handler},

@@ -14,7 +14,8 @@ import trio
 from sseflow.http import Address, Listener, Origin, listen
 from sseflow.proxy._app import App
 from sseflow.proxy._log import make_logger
-from sseflow.proxy._settings import Settings
+from sseflow.proxy._settings import Binding, Policy, Route, Settings
+from sseflow.proxy._settings import Upstream as UpstreamSettings
 
 from .peers import Peer, Upstream, patience
 
@@ -143,9 +144,10 @@ class Rig:
         """The log line of the next exchange."""
         return await self.log.next("exchange")
 
-    def change(self, **settings: Any) -> None:
-        """Change settings that are looked at anew for each request."""
-        self.app.settings = attrs.evolve(self.app.settings, **settings)
+    def change(self, **options: Any) -> None:
+        """Change settings, for requests that come from now on."""
+        origin = options.pop("upstream", self.app.settings.routes[0].upstreams[0].origin)
+        self.app.configure(settings_for(origin, listen=self.app.settings.listen, **options))
 
     async def run(self) -> None:
         """Run until the proxy is drained."""
@@ -168,8 +170,22 @@ class Rig:
         assert self.ended.is_set(), "the proxy does not end"
         assert not self.app._exchanges
         assert not self.app._server.connections
-        assert not self.app.pool.idle
+        assert not self.app.routing.idle
         assert not self.log.complaints
+
+
+def settings_for(origin: Origin, *, listen: tuple[Binding, ...] = (), **options: Any) -> Settings:
+    """A proxy with one route to one upstream. Options go where there is one of that name, or as in ``upstream_tls``."""
+
+    def take(kind: type, prefix: str = "") -> dict[str, Any]:
+        names = attrs.fields_dict(kind)
+        taken = [name for name in options if name.startswith(prefix) and name.removeprefix(prefix) in names]
+        return {name.removeprefix(prefix): options.pop(name) for name in taken}
+
+    how = {**take(UpstreamSettings, "upstream_"), **take(UpstreamSettings)}
+    upstream = UpstreamSettings(name=str(origin), origin=origin, **how)
+    route = Route(upstreams=(upstream,), policy=Policy(**take(Policy)))
+    return Settings(routes=(route,), listen=listen, **options)
 
 
 def start(
@@ -183,7 +199,7 @@ def start(
 ) -> Rig:
     """Start a proxy; it listens when this returns."""
     origin = origin or Origin("http", "127.0.0.1", upstream.port)
-    made = Settings(upstream=origin, listen=addresses, tls=tls, **settings)
+    made = settings_for(origin, listen=tuple(Binding(address, tls) for address in addresses), **settings)
     listeners = [listener for address in addresses for listener in listen(address, tls=tls)]
     log = Log()
     rig = Rig(App(made, make_logger(log, json=True)), listeners, upstream)
@@ -200,7 +216,7 @@ class Starter:
     rigs: list[Rig] = attrs.field(factory=list)
 
     async def __call__(self, *, upstream: Upstream | None = None, **options: Any) -> Rig:
-        """A proxy in front of an upstream of its own; the options are those of `start` and `Settings`."""
+        """A proxy in front of an upstream of its own; the options are those of `start` and `settings_for`."""
         rig = start(self.nursery, upstream or await Upstream.open(), **options)
         self.rigs.append(rig)
         return rig

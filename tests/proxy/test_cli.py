@@ -14,44 +14,44 @@ from sseflow import ConfigurationError
 from sseflow.http import Address, HeadLimits, Origin, ServerLimits
 from sseflow.proxy.__main__ import main
 from sseflow.proxy._cli import parse, parser
-from sseflow.proxy._settings import Settings
+from sseflow.proxy._settings import Binding, Policy, Route, Settings, Upstream
 
 UPSTREAM = ("--upstream", "http://127.0.0.1:8000")
 
 #: Which option sets what, and a value for it that is not its default.
 OPTIONS = {
-    "upstream": ("--upstream", "https://a.example/v1"),
+    "upstream.origin": ("--upstream", "https://a.example/v1"),
     "listen": ("--listen", "[::1]:0"),
     "trusted": ("--trusted", "10.0.0.0/8"),
     "trust_unix": ("--trusted", "unix"),
     "hosts": ("--allow-host", "A.example"),
-    "trailers": ("--allow-trailer", "X-Checksum"),
+    "policy.trailers": ("--allow-trailer", "X-Checksum"),
     "drain": ("--drain", "0"),
     "max_connections": ("--max-connections", "7"),
-    "connect_timeout": ("--connect-timeout", "7.5"),
-    "upstream_head_timeout": ("--upstream-head-timeout", "7.5"),
-    "upstream_write_timeout": ("--upstream-write-timeout", "7.5"),
-    "gate_open_after": ("--gate-open-after", "0"),
-    "idle_timeout": ("--idle-timeout", "0"),
-    "linger": ("--linger", "7.5"),
-    "max_line": ("--max-line", "7"),
-    "max_event": ("--max-event", "7"),
-    "max_ratio": ("--max-ratio", "7"),
-    "max_decoded": ("--max-decoded", "7"),
+    "upstream.connect_timeout": ("--connect-timeout", "7.5"),
+    "upstream.head_timeout": ("--upstream-head-timeout", "7.5"),
+    "upstream.write_timeout": ("--upstream-write-timeout", "7.5"),
+    "policy.gate_open_after": ("--gate-open-after", "0"),
+    "policy.idle_timeout": ("--idle-timeout", "0"),
+    "policy.linger": ("--linger", "7.5"),
+    "policy.max_line": ("--max-line", "7"),
+    "policy.max_event": ("--max-event", "7"),
+    "policy.max_ratio": ("--max-ratio", "7"),
+    "policy.max_decoded": ("--max-decoded", "7"),
     "max_per_address": ("--max-per-address", "7"),
-    "compress": ("--compress", "br, gzip"),
-    "max_idle": ("--max-idle", "7"),
-    "max_idle_time": ("--max-idle-time", "7.5"),
-    "tls_timeout": ("--tls-timeout", "7.5"),
+    "policy.compress": ("--compress", "br, gzip"),
+    "upstream.max_idle": ("--max-idle", "7"),
+    "upstream.max_idle_time": ("--max-idle-time", "7.5"),
+    "upstream.tls_timeout": ("--tls-timeout", "7.5"),
     "max_streams": ("--max-streams", "7"),
-    "gate": ("--gate", "warm"),
-    "keep_alive": ("--keep-alive", "7.5"),
-    "comments": ("--comments", "replace"),
-    "error_end": ("--error-end", "clean"),
-    "on_client_gone": ("--on-client-gone", "drain"),
-    "client_drain_time": ("--client-drain-time", "7.5"),
-    "client_drain_bytes": ("--client-drain-bytes", "7"),
-    "progress_timeout": ("--progress-timeout", "7.5"),
+    "policy.gate": ("--gate", "warm"),
+    "policy.keep_alive": ("--keep-alive", "7.5"),
+    "policy.comments": ("--comments", "replace"),
+    "policy.error_end": ("--error-end", "clean"),
+    "policy.on_client_gone": ("--on-client-gone", "drain"),
+    "policy.client_drain_time": ("--client-drain-time", "7.5"),
+    "policy.client_drain_bytes": ("--client-drain-bytes", "7"),
+    "policy.progress_timeout": ("--progress-timeout", "7.5"),
     "server.max_body": ("--max-request-body", "7"),
     "server.head_timeout": ("--head-timeout", "7.5"),
     "server.keepalive_timeout": ("--keepalive-timeout", "7.5"),
@@ -63,13 +63,17 @@ OPTIONS = {
     "server.head.max_target": ("--max-target", "7"),
     "server.head.max_line": ("--max-field", "7"),
 }
-FILES = {"tls": "--tls-cert", "upstream_tls": "--upstream-ca"}
+FILES = {"upstream.tls": "--upstream-ca"}
 
 
 def value(settings: Settings, path: str) -> object:
     """The value at a dotted path."""
+    [route] = settings.routes
     found: object = settings
     for name in path.split("."):
+        if name in ("policy", "upstream"):
+            found = route.policy if name == "policy" else route.upstreams[0]
+            continue
         found = getattr(found, name)
     return found
 
@@ -83,7 +87,9 @@ def help_text(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_each_setting_has_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing that bounds or waits is without a place on the command line, and `--help` knows it."""
-    names = {field.name for field in attrs.fields(Settings)} - {"server", "upstream_head"}
+    names = {field.name for field in attrs.fields(Settings)} - {"server", "routes"}
+    names |= {f"policy.{field.name}" for field in attrs.fields(Policy)}
+    names |= {f"upstream.{field.name}" for field in attrs.fields(Upstream)} - {"upstream.head", "upstream.name"}
     names |= {f"server.{field.name}" for field in attrs.fields(ServerLimits)} - {"server.head"}
     names |= {f"server.head.{field.name}" for field in attrs.fields(HeadLimits)}
     assert names == {*OPTIONS, *FILES}
@@ -91,6 +97,7 @@ def test_each_setting_has_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     for option in (
         *(option for option, _ in OPTIONS.values()),
         *FILES.values(),
+        "--tls-cert",
         "--tls-key",
         "--demo",
         "--log",
@@ -111,20 +118,20 @@ def test_help_says_what_an_operator_asks(capsys: pytest.CaptureFixture[str]) -> 
 def test_each_option_sets_its_setting(path: str) -> None:
     """What is given on the command line arrives where it belongs."""
     default = parse(UPSTREAM).settings
-    changed = parse((*(() if path == "upstream" else UPSTREAM), *OPTIONS[path])).settings
+    changed = parse((*(() if path == "upstream.origin" else UPSTREAM), *OPTIONS[path])).settings
     assert value(changed, path) != value(default, path)
     text = OPTIONS[path][1]
     if re.fullmatch("[0-9.]+", text):
         assert value(changed, path) == float(text)
     if path.startswith("server.head"):
-        assert changed.upstream_head == changed.server.head
+        assert value(changed, "upstream.head") == changed.server.head
     expected = {
-        "upstream": Origin("https", "a.example", 443, "/v1"),
-        "listen": (Address("::1", 0),),
+        "upstream.origin": Origin("https", "a.example", 443, "/v1"),
+        "listen": (Binding(Address("::1", 0)),),
         "trusted": (ipaddress.ip_network("10.0.0.0/8"),),
         "hosts": frozenset({b"localhost", b"127.0.0.1", b"[::1]", b"a.example"}),
-        "trailers": frozenset({b"x-checksum"}),
-        "compress": ("br", "gzip"),
+        "policy.trailers": frozenset({b"x-checksum"}),
+        "policy.compress": ("br", "gzip"),
     }
     if path in expected:
         assert value(changed, path) == expected[path]
@@ -133,9 +140,10 @@ def test_each_option_sets_its_setting(path: str) -> None:
 def test_the_defaults_are_those_of_the_settings() -> None:
     """A default stands in one place."""
     settings = parse(UPSTREAM).settings
-    plain = Settings(upstream=settings.upstream, listen=settings.listen, hosts=settings.hosts)
-    assert settings == plain
-    assert settings.listen == (Address("127.0.0.1", 8080),)
+    origin = Origin("http", "127.0.0.1", 8000)
+    route = Route(upstreams=(Upstream(name=str(origin), origin=origin),))
+    assert settings == Settings(routes=(route,), listen=settings.listen, hosts=settings.hosts)
+    assert settings.listen == (Binding(Address("127.0.0.1", 8080)),)
 
 
 @pytest.mark.parametrize(
@@ -213,12 +221,13 @@ def test_files_of_tls_are_read(tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca")
     files = ("--tls-cert", str(tmp_path / "cert"), "--tls-key", str(tmp_path / "key"))
     settings = parse(["--upstream", "https://a", *files, "--upstream-ca", str(tmp_path / "ca")]).settings
-    assert settings.tls is not None
-    assert settings.upstream_tls is not None
-    assert settings.upstream_tls.check_hostname
-    assert len(settings.upstream_tls.get_ca_certs()) == 1
-    assert parse(["--upstream", "https://a"]).settings.upstream_tls is not None
-    assert parse(UPSTREAM).settings.upstream_tls is None
+    tls = settings.routes[0].upstreams[0].tls
+    assert settings.listen[0].tls is not None
+    assert tls is not None
+    assert tls.check_hostname
+    assert len(tls.get_ca_certs()) == 1
+    assert parse(["--upstream", "https://a"]).settings.routes[0].upstreams[0].tls is not None
+    assert parse(UPSTREAM).settings.routes[0].upstreams[0].tls is None
 
 
 def test_a_proxy_that_cannot_be_used_is_said_at_the_start(

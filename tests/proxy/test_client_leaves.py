@@ -30,7 +30,7 @@ async def gone(rig: Rig, upstream: Peer | None, *, status: int) -> None:
     line = await rig.line()
     assert (line["verdict"], line["ended_by"], line["status"]) == ("client_gone", "client", status)
     assert not rig.log.unread("exchange")
-    assert rig.app.pool.idle == 0
+    assert rig.app.routing.idle == 0
 
 
 @pytest.mark.parametrize("leave", LEAVES.values(), ids=LEAVES)
@@ -124,7 +124,7 @@ async def test_behind_the_end_it_may_leave(rig: Rig) -> None:
     await upstream.rest()
     line = await rig.line()
     assert (line["verdict"], line["ended_by"]) == ("complete", "client")
-    assert rig.app.pool.idle == 0
+    assert rig.app.routing.idle == 0
 
 
 async def test_a_client_that_sends_ahead_and_leaves(rig: Rig) -> None:

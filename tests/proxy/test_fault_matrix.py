@@ -74,7 +74,7 @@ async def test_fault(name: str, variant: Variant, starter: Starter, contexts: Co
         answer = await client.answer(b"POST")
         check_answer(answer, fault.sees_in(variant), variant)
         await check_log(rig, fault, variant, answer)
-        assert rig.app.pool.idle in fault.idle_in(variant)
+        assert rig.app.routing.idle in fault.idle_in(variant)
         assert len(upstream.requests) <= 1
         await rig.close()
         starter.rigs.remove(rig)

@@ -278,7 +278,7 @@ async def test_behind_the_terminator_there_is_a_moment(rig: Rig, jumping_clock: 
     assert line["verdict"] == "complete"
     assert 1 <= line["duration"] <= 2.1
     assert await upstream.rest() == b""
-    assert rig.app.pool.idle == 0
+    assert rig.app.routing.idle == 0
 
 
 async def test_an_end_without_the_terminator_is_waited_for(rig: Rig, jumping_clock: trio.testing.MockClock) -> None:

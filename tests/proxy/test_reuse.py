@@ -16,7 +16,7 @@ async def idle(rig: Rig) -> tuple[Peer, Peer]:
     await upstream.send(OK)
     assert (await client.answer()).body == b"ok"
     await rig.line()
-    assert rig.app.pool.idle == 1
+    assert rig.app.routing.idle == 1
     return client, upstream
 
 
@@ -50,7 +50,7 @@ async def test_a_connection_in_doubt_is_closed(rig: Rig, answer: bytes) -> None:
     assert got.complete
     assert got.get(b"content-length") in (None, b"2")
     await rig.line()
-    assert rig.app.pool.idle == 0
+    assert rig.app.routing.idle == 0
     await upstream.rest()
     await client.send(GET)
     again = await rig.accept()
@@ -182,7 +182,7 @@ async def test_old_connections_are_closed_without_a_request(starter: Starter) ->
     rig = await starter(max_idle_time=0.02, linger=0.02)
     _, upstream = await idle(rig)
     assert await upstream.rest() == b""
-    assert rig.app.pool.idle == 0
+    assert rig.app.routing.idle == 0
 
 
 async def test_each_answer_belongs_to_its_request(rig: Rig) -> None:

@@ -131,7 +131,7 @@ async def test_no_answer_becomes_a_status(rig: Rig, sent: bytes, abrupt: bool, v
     assert (answer.status, answer.complete) == (502, True)
     assert answer.get(b"x-should-retry") == b"false"
     assert (await rig.line())["verdict"] == verdict
-    assert rig.app.pool.idle == 0
+    assert rig.app.routing.idle == 0
     assert rig.upstream.nobody_waits()
 
 
@@ -189,4 +189,4 @@ async def test_behind_the_dialects_end_a_broken_transport_changes_nothing(rig: R
     line = await rig.line()
     assert line["verdict"] == "complete"
     assert line["error"]
-    assert rig.app.pool.idle == 0
+    assert rig.app.routing.idle == 0

@@ -273,6 +273,7 @@ async def supervised(script: str, workers: int = 1) -> AsyncIterator[Supervised]
     supervisor = Supervisor(
         [sys.executable, "-S", "-c", script],
         [[]] * workers,
+        bindings=(),
         drain=30,
         announce=lambda: announced.append("all serve"),
         log=make_logger(log, json=True),
