@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
@@ -30,7 +31,6 @@ from .. import (
     Relay,
     RequestError,
     StandardPipeline,
-    TooLong,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamRefused,
@@ -39,10 +39,11 @@ from .. import (
 from .._lines import BOM
 from .._relay import Source
 from .._switchboard import Switchboard
-from ..dialects import Dialect, DialectError, error_in
+from ..dialects import Dialect
 from ..http import Call, Decoded, Decoder, Encoder, Headers, Incoming, WriteTimeout, negotiate
 from ..stages import HoldEnding
 from ._headers import client_head, own_head, plain_head
+from ._refusal import content_codings, is_unlabelled, refusal_of
 from ._settings import Policy
 from ._verdict import Verdict, of_error
 from ._words import as_answer, reason_of
@@ -52,9 +53,6 @@ TRAILER = b"Sseflow-Verdict"
 
 ERROR_TIMEOUT = 5.0
 """Seconds to tell the client what went wrong. A client that reads takes it at once."""
-
-MAX_ERROR_BODY = 64 * 1024
-"""Of the body of an upstream's error that is read to find out what it says."""
 
 #: Ends of a body behind which the client stands between two events. No state is kept: no answer means no.
 _BETWEEN = (b"\n\n", b"\n\r\n", b"\r\r", b"\r\r\n")
@@ -248,8 +246,7 @@ class Answer:
         try:
             source = call if self.pipeline is None else _decoded(call, policy)
         except UpstreamError:
-            with trio.CancelScope(shield=True):
-                await call.aclose()
+            await _close(call)
             raise
         incoming.verbatim = call if source is call else None
         incoming.allowed_trailers = policy.trailers
@@ -293,14 +290,17 @@ class Answer:
             200 <= head.status < 300 and head.status != 204 and self._asks_for_stream()
         )
         self.pipeline, self._held = None, None
-        if must_stream and 200 <= head.status < 300 and _is_unlabelled(head):
+        if must_stream and 200 <= head.status < 300 and is_unlabelled(head):
             # Servers forget it. Read as what was asked for, it is a stream with an honest end, or none at all: a 502.
             self._read_as = head = Head(
                 head.status, (*head.without(b"content-type").headers, (b"content-type", b"text/event-stream"))
             )
         streams = _is_stream(head)
         if must_stream and not streams:
-            raise await self._refusal(call)
+            try:
+                raise await refusal_of(call)
+            finally:
+                await _close(call)
         if self._incoming.request.method == b"HEAD" or not streams:
             if not last:
                 await call.aclose()
@@ -326,29 +326,6 @@ class Answer:
     def _refuse(self, error: UpstreamRefused) -> None:
         if self.running is not None:
             self.running.stop(Failed(error))
-
-    async def _refusal(self, call: Call) -> UpstreamError:
-        """What is wrong with a call that should have brought an event stream."""
-        body = b""
-        try:
-            source = _decoded(call, self._policy)
-            with trio.move_on_after(ERROR_TIMEOUT):
-                while len(body) <= MAX_ERROR_BODY and (data := await source.receive_some()):
-                    body += data
-        except (UpstreamError, TooLong):
-            pass  # what has come will do
-        finally:
-            with trio.CancelScope(shield=True):
-                await call.aclose()
-        status = call.head.status
-        said = error_in(body)
-        if said is None and status < 400:
-            kind = (call.head.get(b"content-type") or b"nothing").decode("ascii", "backslashreplace")[:80]
-            return UpstreamProtocolError(
-                f"a stream was asked for, and the upstream answered {status} with {kind}", reason="http_protocol_error"
-            )
-        message = f"the upstream answered {status} with an error"
-        return (said or DialectError()).refusal(message, status=status if status >= 400 else None)
 
     # Writing.
 
@@ -555,8 +532,9 @@ class Answer:
         headers = (*plain_head(self._request_id), (b"Proxy-Status", b"sseflow; error=" + reason_of(error).encode()))
         if called and not isinstance(error, RequestError | UpstreamRefused):
             headers = (*headers, (b"x-should-retry", b"false"))
-        if status == 503:
-            headers = (*headers, (b"Retry-After", b"1"))
+        wait = error.retry_after if isinstance(error, UpstreamRefused) else None
+        if wait is not None or status == 503:
+            headers = (*headers, (b"Retry-After", b"%d" % math.ceil(1 if wait is None else wait)))
         self.state = State.PLAIN
         await self._incoming.reply(status, headers, self._dialect.error_body(said, request_id=self._request_id))
         self.state = State.ENDED
@@ -592,22 +570,21 @@ def _is_stream(head: Head) -> bool:
     return is_event_stream(head) and head.status != 204
 
 
-def _is_unlabelled(head: Head) -> bool:
-    """Whether the type of a body says nothing of what it is."""
-    content_type = (head.get(b"content-type") or b"").partition(b";")[0].strip().lower()
-    return content_type in (b"", b"text/plain", b"application/octet-stream")
-
-
 def _decoded(call: Call, policy: Policy) -> Source:
     """The body of an answer without its content codings; the call itself if it has none.
 
     Raises:
         UpstreamProtocolError: they are not known here.
     """
-    field = b",".join(value for name, value in call.head.headers if name == b"content-encoding")
-    if field.strip().lower() in (b"", b"identity"):
+    codings = content_codings(call.head)
+    if not codings:
         return call
-    return Decoded(call, Decoder(field, max_ratio=policy.max_ratio, max_decoded=policy.max_decoded))
+    return Decoded(call, Decoder(codings, max_ratio=policy.max_ratio, max_decoded=policy.max_decoded))
+
+
+async def _close(call: Call) -> None:
+    with trio.CancelScope(shield=True):
+        await call.aclose()
 
 
 class _CallSink:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,19 +17,19 @@ import trio
 from .. import (
     Eof,
     Failed,
-    IdleTimeout,
-    ProgressTimeout,
     RequestError,
     UpstreamLost,
     UpstreamTimeout,
 )
 from .._switchboard import Watch
 from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE
-from ..http import Call, Counted, Headers, Incoming, NoBody, Request, WriteTimeout, frame_chunk, last_chunk
+from ..http import Call, Counted, Headers, Incoming, NoBody, WriteTimeout, frame_chunk, last_chunk
+from ..resilience import Judgement, LegEnding, LegOutcome, Retry
 from ._answer import Answer, CallOutcome, State
-from ._headers import end_to_end, request_id, target_of, upstream_request
+from ._calls import Caller, stalled
+from ._headers import end_to_end, request_id, target_of
 from ._log import plain
-from ._routing import Path, Provider
+from ._routing import Attempt, Path
 from ._stream_flag import StreamFlag, asks_for_stream
 from ._verdict import Drained, Facts, Interrupted, Verdict, decide, ended_by
 from ._words import reason_of
@@ -46,7 +45,6 @@ _DIALECTS: dict[bytes, type[Dialect]] = {
     b"/responses": OpenAIResponses,
     b"/messages": AnthropicMessages,
 }
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 _INFO = frozenset({Verdict.COMPLETE, Verdict.CLIENT_GONE, Verdict.INTERRUPTED, Verdict.DRAINED})
 
 MAX_USAGE = 16
@@ -100,6 +98,9 @@ class Exchange:
         """What the client asks for, below the path of its route."""
 
         self.dialect = dialect_for(target)
+        self.model: str | None = None
+        """That the request names."""
+
         self.body: bytes | None = None
         """The request's body, if it is small: up to 64 KiB, and of a length that its head says. Else it is streamed to
         the first call."""
@@ -109,13 +110,9 @@ class Exchange:
         self._app = app
         self._route = path
         self._policy = path.policy
-        self._provider: Provider | None = None  # that was called last
         self._started = trio.current_time()
         self._scope = trio.CancelScope()
-        self._calls: list[Call] = []
-        self._called = False  # the head of the request is with the upstream: its body may follow
-        self._on_called: trio.Event | None = None
-        self._waiting_since = self._started  # for the upstream, which has all of the request
+        self._caller = Caller(self, path)
         self._stream_flag: StreamFlag | None = None
         self._stopped: Exception | None = None
         self._content = 0
@@ -125,7 +122,7 @@ class Exchange:
             self._policy,
             self.dialect,
             request_id=self.id,
-            asks_for_stream=self._asks_for_stream,
+            asks_for_stream=self.asks_for_stream,
             on_over=self._scope.cancel,
             on_watch_error=lambda error: app.log_exception("the watch of a stream failed", error),
             switchboard=app.switchboard,
@@ -149,33 +146,11 @@ class Exchange:
             UpstreamError: it cannot be reached, or does not answer as it should.
             RuntimeError: the client's body was streamed to an earlier call, and is gone.
         """
-        incoming = self.incoming
-        self._provider = provider = self._route.providers[0]
-        origin = provider.settings.origin
-        framing = incoming.body_framing if body is None else Counted(len(body))
         if body is None:
             body = self.body
-            if body is None and self._called:
+            if body is None and self._caller.called:
                 raise RuntimeError("the request's body was streamed to an earlier call: give one")
-        request = upstream_request(
-            self.request,
-            framing,
-            target=target or self.target,
-            authority=origin.authority,
-            prefix=origin.prefix,
-            peer=incoming.connection.peer,
-            scheme=incoming.connection.scheme,
-            trusted=self._app.settings.trusts(incoming.connection.peer),
-            request_id=self.id,
-        )
-        call = await provider.pool.call(origin)
-        try:
-            return await self._send(call, request, body)
-        except UpstreamLost:
-            if not self._may_repeat(call, request, body):
-                raise
-            await call.aclose()
-        return await self._send(await provider.pool.call(origin, fresh=True), request, body)
+        return await self._caller.call(body, target or self.target)
 
     def interrupt(self, why: str) -> None:
         """End the exchange, because somebody who may do so wants it. Returns at once."""
@@ -211,9 +186,9 @@ class Exchange:
                 self._watch = None
             self._answer.abort()
             await self._answer.stop_warming()
-            if not all(call.closed for call in self._calls):
+            if not all(call.closed for call in self._caller.calls):
                 with trio.CancelScope(shield=True):
-                    for call in self._calls:
+                    for call in self._caller.calls:
                         await call.aclose()
             self._conclude(error)
             self._answer.release()
@@ -246,7 +221,7 @@ class Exchange:
             if error is None:
                 error = RuntimeError("the handler left the request without an answer")
             self._committed = answer.committed
-            await answer.fail(error, called=self._called)
+            await answer.fail(error, called=self._caller.called)
         return error
 
     def check_time(self, now: float) -> None:
@@ -257,7 +232,7 @@ class Exchange:
             return
         answer.check_drain(now)
         if answer.is_waiting:
-            waited = 0 < policy.opens_after <= now - self._waiting_since and self._asks_for_stream()
+            waited = 0 < policy.opens_after <= now - self._caller.waiting_since and self.asks_for_stream()
             due = 0 < policy.keep_alive <= answer.quiet_for(now) and answer.can_be_kept_warm
             if due if answer.committed else waited:
                 answer.start_warming(self._app.nursery, self.stop)
@@ -276,17 +251,19 @@ class Exchange:
                 relay.stop(Eof())
                 return
         if 0 < policy.idle_timeout <= silent:
-            message = f"the upstream sent nothing for {policy.idle_timeout:g} s"
-            relay.stop(Failed(IdleTimeout(message, reason="connection_read_timeout")))
-        elif pipeline is not None and 0 < policy.progress_timeout <= now - self._progress_at:
-            message = f"the upstream sent no content for {policy.progress_timeout:g} s, though it sent something"
-            relay.stop(Failed(ProgressTimeout(message, reason="connection_read_timeout")))
+            relay.stop(Failed(stalled(policy, idle=True)))
+        elif pipeline is not None and 0 < policy.progress_timeout <= now - self._progressed_at:
+            relay.stop(Failed(stalled(policy, idle=False)))
         elif pipeline is not None and not pipeline.gate.is_open:
-            if 0 < policy.opens_after <= now - self._waiting_since:
+            if 0 < policy.opens_after <= now - self._caller.waiting_since:
                 pipeline.gate.open()
                 relay.wake()
         elif 0 < policy.keep_alive <= answer.quiet_for(now) and answer.can_be_kept_warm:
             relay.wake()
+
+    @property
+    def _progressed_at(self) -> float:
+        return max(self._progress_at, self._caller.answered_at)
 
     # Reading the client.
 
@@ -336,17 +313,14 @@ class Exchange:
 
     async def _stream_body(self) -> None:
         self._stream_flag = StreamFlag()
-        if not self._called:
-            self._on_called = trio.Event()
-            await self._on_called.wait()
-        call = self._calls[-1]
+        call = await self._caller.wait_called()
         counted = isinstance(self.incoming.body_framing, Counted)
         try:
             while data := await self.incoming.receive_body():
                 self._stream_flag.feed(data)
                 await call.send_body(data if counted else frame_chunk(data), last=False)
             await call.send_body(b"" if counted else last_chunk(), last=True)
-            self._waiting_since = trio.current_time()
+            self._caller.waiting_since = trio.current_time()
         except UpstreamLost:
             pass  # an upstream that answers early may stop reading; what it answers is the main task's affair
         except UpstreamTimeout as error:
@@ -355,7 +329,7 @@ class Exchange:
         while await self.incoming.receive_body():
             pass  # nobody wants the rest
 
-    def _asks_for_stream(self) -> bool:
+    def asks_for_stream(self) -> bool:
         """Whether the client wants an event stream, as far as it has said."""
         if self.request.method not in (b"POST", b"GET"):
             return False
@@ -364,38 +338,49 @@ class Exchange:
         accepts = [value for name, value in self.request.headers if name == b"accept"]
         return [accept.strip().lower() for accept in accepts] == [b"text/event-stream"]
 
-    # Reaching the upstream.
+    # What the calls of this exchange ask for, and tell.
 
-    def _may_repeat(self, call: Call, request: Request, body: bytes | None) -> bool:
-        """Whether nothing can be generated twice (RFC 9110, section 9.2.2)."""
-        if not call.reused or call.answered:
-            return False
-        if not call.written:
-            return body is not None or not self._called
-        return body is not None and (request.method in _IDEMPOTENT or request.get(b"idempotency-key") is not None)
+    def trusts(self, peer: str) -> bool:
+        """Whether what a peer says of whom it asks for is believed."""
+        return self._app.settings.trusts(peer)
 
-    async def _send(self, call: Call, request: Request, body: bytes | None) -> Call:
-        self._calls.append(call)
-        try:
-            await call.send_request(request, body or b"", last=body is not None)
-        except UpstreamLost:
-            if not call.written:
-                raise
-            # It may have answered before it stopped reading.
-        self._called = True
-        if self._on_called is not None:
-            self._on_called.set()
-        self._waiting_since = trio.current_time()
-        assert self._provider is not None
-        timeout = self._provider.settings.head_timeout
-        with trio.move_on_after(timeout) if timeout else contextlib.nullcontext():
-            await call.receive_head(self._pass_informational)
-            self._progress_at, self._content = trio.current_time(), 0
-            return call
-        raise UpstreamTimeout(f"{call.origin} did not answer within {timeout:g} s", reason="http_response_timeout")
-
-    async def _pass_informational(self, status: int, headers: Headers) -> None:
+    async def inform(self, status: int, headers: Headers) -> None:
+        """Pass a response of the class 1xx on."""
         await self._answer.inform(status, end_to_end(headers))
+
+    def note_failure(self, attempt: Attempt, error: Exception, judgement: Judgement, *, goes_on: bool) -> None:
+        """Log an attempt that has failed."""
+        provider, key = attempt.provider.settings.name, attempt.key
+        hint = None if key is None else key.hint
+        if goes_on:
+            self._app.log.info(
+                "failed over", id=self.id, upstream=provider, api_key_hint=hint, error=plain(str(error).encode())
+            )
+        if judgement.changed and judgement.reason is not None:
+            self._app.log.info(
+                "key out",
+                provider=provider,
+                api_key_hint=hint,
+                reason=judgement.reason.value,
+                cooldown=judgement.cool_down,
+            )
+
+    def note_retry(self, retry: Retry) -> None:
+        """Log that all upstreams have failed, and will be called again."""
+        self._app.log.info(
+            "retry",
+            id=self.id,
+            attempt=retry.attempt,
+            delay=round(retry.delay, 3),
+            kind=retry.classification.kind.value,
+            error=plain(str(retry.error).encode()),
+        )
+
+    def note_leg(self, leg: LegOutcome) -> None:
+        """Log what became of one of two calls that raced, if there were two."""
+        if leg.leg == 2 or leg.ending is LegEnding.LOST:
+            took = leg.ended - leg.started
+            self._app.log.info("hedge", id=self.id, leg=leg.leg, ending=leg.ending.value, seconds=round(took, 4))
 
     # Concluding.
 
@@ -426,7 +411,16 @@ class Exchange:
             calls=tuple(answer.calls),
             keep_alives=answer.keep_alives,
         )
+        self._judge(verdict, error)
         self._log(self.outcome)
+
+    def _judge(self, verdict: Verdict, error: Exception | None) -> None:
+        """Tell the breaker how the last call went."""
+        pipeline = self._answer.pipeline
+        said = None if pipeline is None else pipeline.watch.error
+        if error is None and verdict is Verdict.UPSTREAM_ERROR and said is not None:
+            error = said.refusal("the upstream's stream had an error in it")
+        self._caller.judge(error if error is not None or verdict is Verdict.COMPLETE else trio.ClosedResourceError())
 
     def _log(self, outcome: ExchangeOutcome) -> None:
         calls = outcome.calls
@@ -434,6 +428,7 @@ class Exchange:
         counters = [pipeline.counter for pipeline in pipelines]
         last = calls[-1] if calls else None
         watch = pipelines[-1].watch if pipelines else None
+        attempt = self._caller.attempt
         firsts = [call.outcome.first_out for call in calls if call.outcome.first_out is not None]
         log = self._app.log.info if outcome.verdict in _INFO else self._app.log.warning
 
@@ -457,7 +452,7 @@ class Exchange:
             error=said(outcome.error),
             write_error=said(outcome.write_error),
             close_error=said(outcome.close_error),
-            upstream=None if self._provider is None else self._provider.label,
+            upstream=None if attempt is None else str(attempt.provider.settings.origin),
             upstream_status=None if last is None else last.head.status,
             upstream_content_type=None if last is None else plain(last.head.get(b"content-type") or b""),
             calls=len(calls),

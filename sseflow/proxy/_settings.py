@@ -11,6 +11,7 @@ import attrs
 from .._events import DEFAULT_MAX_EVENT
 from .._lines import DEFAULT_MAX_LINE
 from ..http import DEFAULT_MAX_DECODED, DEFAULT_MAX_RATIO, Address, HeadLimits, Origin, ServerLimits
+from ..resilience import BreakerOptions, RetryPolicy, Secret
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -98,6 +99,15 @@ class Upstream:
     max_idle: int = 64
     max_idle_time: float = 30.0
 
+    keys: tuple[Secret, ...] = ()
+    """In the order in which they are to be used. With none, what the client sends is all that it gets."""
+
+    key_field: Literal["authorization", "x-api-key"] = "authorization"
+    """Where it wants them."""
+
+    pass_credentials: bool = True
+    """Whether what the client sent to be let in by us is passed on."""
+
 
 @attrs.frozen(kw_only=True)
 class Route:
@@ -107,9 +117,25 @@ class Route:
     """What the paths of its requests begin with; it is taken away."""
 
     upstreams: tuple[Upstream, ...]
-    """At least one."""
+    """At least one; the others stand in for it, in this order."""
+
+    weights: tuple[int, ...] = ()
+    """If there are any, one for each upstream: which one is called first is chosen by chance, as often as they say."""
 
     policy: Policy = Policy()
+    retry: RetryPolicy = RetryPolicy(attempts=1)
+    """When all upstreams have failed."""
+
+    budget_share: float = 0.1
+    """Retries and second calls for each request, beyond a small number that is always allowed."""
+
+    breaker: BreakerOptions | None = None
+    hedge_after: float | Literal["p95"] | None = None
+    """Without content until another upstream is called, too: seconds, or the time that 95 of 100 calls need."""
+
+    replay_body: int = 64 * 1024
+    """Bytes of a request's body up to which it is received whole before an upstream is called. A longer one is
+    streamed, and cannot be sent a second time."""
 
 
 @attrs.frozen

@@ -324,7 +324,7 @@ async def test_tcp_options_are_set_on_both_legs(rig: Rig) -> None:
     _, upstream = await rig.reach(GET)
     (connection,) = rig.app._server._connections
     (exchange,) = rig.app._exchanges
-    (call,) = exchange._calls
+    (call,) = exchange._caller.calls
     for wire in (connection.wire, call._wire):
         assert isinstance(wire, SocketWire)
         sock = wire._sock
