@@ -82,7 +82,7 @@ class App:
         """Exchanges that were cut because the proxy had to end."""
 
         self._crowd_logged = -math.inf
-        self._exchanges: set[Exchange] = set()
+        self._exchanges: dict[Exchange, None] = {}  # in the order in which they came
         self._server = Server(
             self.handle,
             refuse=self._refuse,
@@ -120,6 +120,21 @@ class App:
         """
         self.routing = Routing(settings.routes, dial=self._dial, before=self.routing)
         self.settings = settings
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """Those that live, the oldest first."""
+        return list(self._exchanges)
+
+    def interrupt(self, id: str, why: str) -> list[Exchange]:
+        """End the streams with that id, and return them. It is the client that gives an id, so there may be several.
+
+        Returns at once; `Exchange.wait_concluded` waits for the end.
+        """
+        found = [exchange for exchange in self._exchanges if exchange.id == id]
+        for exchange in found:
+            exchange.interrupt(why)
+        return found
 
     def drain(self) -> None:
         """Accept nothing more; live streams have `Settings.drain` seconds, or, at the second call, none."""
@@ -176,11 +191,11 @@ class App:
             await self._turn_away(incoming, RequestError(404, "there is no route for that path", close=False))
         else:
             exchange = Exchange(self, incoming, *found)
-            self._exchanges.add(exchange)
+            self._exchanges[exchange] = None
             try:
                 await exchange.run(self.handlers.get(path.partition(b"?")[0], forward))
             finally:
-                self._exchanges.discard(exchange)
+                del self._exchanges[exchange]
 
     async def _tell(self, incoming: Incoming, status: int, word: str) -> None:
         whose = {} if self.worker is None else {"worker": self.worker}

@@ -110,13 +110,13 @@ class Exchange:
         self._app = app
         self._route = path
         self._policy = path.policy
-        self._started = trio.current_time()
+        self.started = trio.current_time()
         self._scope = trio.CancelScope()
         self._caller = Caller(self, path)
         self._stream_flag: StreamFlag | None = None
         self._stopped: Exception | None = None
         self._content = 0
-        self._progress_at = self._started
+        self._progress_at = self.started
         self._answer = Answer(
             incoming,
             self._policy,
@@ -128,6 +128,7 @@ class Exchange:
             switchboard=app.switchboard,
         )
         self._watch: Watch | None = None
+        self._concluded = trio.Event()
 
     # For handlers.
 
@@ -155,6 +156,10 @@ class Exchange:
     def interrupt(self, why: str) -> None:
         """End the exchange, because somebody who may do so wants it. Returns at once."""
         self.stop(Interrupted(why))
+
+    async def wait_concluded(self) -> None:
+        """Wait until it is over, and has its `outcome`."""
+        await self._concluded.wait()
 
     # For the application.
 
@@ -412,6 +417,7 @@ class Exchange:
             keep_alives=answer.keep_alives,
         )
         self._judge(verdict, error)
+        self._concluded.set()
         self._log(self.outcome)
 
     def _judge(self, verdict: Verdict, error: Exception | None) -> None:
@@ -433,7 +439,7 @@ class Exchange:
         log = self._app.log.info if outcome.verdict in _INFO else self._app.log.warning
 
         def since(moment: float | None) -> float | None:
-            return None if moment is None else round(moment - self._started, 4)
+            return None if moment is None else round(moment - self.started, 4)
 
         def said(error: Exception | None) -> str | None:
             return None if error is None else plain(str(error).encode())

@@ -1,0 +1,110 @@
+"""Pages for operators, on a listener of their own: which streams live, and the end of one that should not."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from typing import TYPE_CHECKING
+
+import trio
+
+from .. import RequestError
+from ..dialects import DialectError, PlainSSE
+from ..http import Incoming, ServerConnection
+from ..resilience import Secret
+from ._headers import plain_head, request_id, target_of
+from ._log import plain
+
+if TYPE_CHECKING:
+    from ._app import App
+    from ._exchange import Exchange
+
+STREAMS = b"/-/streams"
+
+MAX_STREAMS = 1000
+"""Streams that one page lists: the oldest."""
+
+END_TIMEOUT = 5.0
+"""Seconds that an interrupted stream has to end: its client is told, and what it has produced is recorded."""
+
+
+class Admin:
+    """Answers requests of operators.
+
+    Args:
+        app: whose streams these are.
+        token: that has to come as ``Authorization: Bearer``; None: whoever can connect may ask.
+    """
+
+    def __init__(self, app: App, token: Secret | None) -> None:
+        self._app = app
+        self._token = token
+
+    async def handle(self, incoming: Incoming) -> None:
+        """Answer one request."""
+        try:
+            status, body = await self._answer(incoming)
+        except RequestError as error:
+            status, body = error.status, _error(incoming, error)
+        await incoming.reply(status, plain_head(request_id(incoming.request)), body)
+
+    async def refuse(self, connection: ServerConnection, error: RequestError) -> None:
+        """Answer what is not a request."""
+        headers = plain_head(request_id(None))
+        await connection.refuse(error, PlainSSE().error_body(DialectError(str(error)), request_id=""), headers)
+
+    async def _answer(self, incoming: Incoming) -> tuple[int, bytes]:
+        while await incoming.receive_body():
+            pass
+        self._check_token(incoming)
+        path, method = target_of(incoming.request)[0].partition(b"?")[0], incoming.request.method
+        if path == STREAMS:
+            if method not in (b"GET", b"HEAD"):
+                raise RequestError(405, "streams are listed with GET", close=False)
+            return 200, _json({"streams": [_view(one) for one in self._app.exchanges[:MAX_STREAMS]]})
+        if path.startswith(STREAMS + b"/"):
+            if method != b"DELETE":
+                raise RequestError(405, "a stream is interrupted with DELETE", close=False)
+            return await self._interrupt(urllib.parse.unquote_to_bytes(path[len(STREAMS) + 1 :]))
+        raise RequestError(404, "there are /-/streams, and /-/streams/ID to interrupt one", close=False)
+
+    async def _interrupt(self, id: bytes) -> tuple[int, bytes]:
+        exchanges = self._app.interrupt(plain(id), "an operator has interrupted it")
+        if not exchanges:
+            raise RequestError(404, "there is no stream with that id: it may have ended", close=False)
+        with trio.move_on_after(END_TIMEOUT):
+            for exchange in exchanges:
+                await exchange.wait_concluded()
+        ended = [exchange for exchange in exchanges if exchange.outcome is not None]
+        status = 200 if len(ended) == len(exchanges) else 202
+        return status, _json({"streams": [_view(one) for one in exchanges]})
+
+    def _check_token(self, incoming: Incoming) -> None:
+        if self._token is None:
+            return
+        given = incoming.request.get(b"authorization") or b""
+        scheme, _, value = given.partition(b" ")
+        sent = Secret(value.strip().decode("latin-1"))
+        if not (self._token.matches(sent) and scheme.lower() == b"bearer"):
+            raise RequestError(401, "this needs the token of [admin], as Authorization: Bearer", close=False)
+
+
+def _view(exchange: Exchange) -> dict[str, object]:
+    """What a page says of a stream. Nothing of what is in it."""
+    outcome = exchange.outcome
+    return {
+        "id": exchange.id,
+        "path": plain(target_of(exchange.request)[0].partition(b"?")[0]),
+        "model": None if exchange.model is None else plain(exchange.model.encode()),
+        "seconds": round(trio.current_time() - exchange.started, 3),
+        "verdict": None if outcome is None else outcome.verdict.value,
+    }
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _error(incoming: Incoming, error: RequestError) -> bytes:
+    said = DialectError(str(error), "invalid_request_error")
+    return PlainSSE().error_body(said, request_id=request_id(incoming.request))
