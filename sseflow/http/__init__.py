@@ -20,6 +20,8 @@ from ._connect import Origin as Origin
 from ._connect import connect as connect
 from ._connect import proxy_for as proxy_for
 from ._decoded import Decoded as Decoded
+from ._destinations import Network as Network
+from ._destinations import may_lead_to as may_lead_to
 from ._guard import HeadLimits as HeadLimits
 from ._guard import split_absolute as split_absolute
 from ._listen import Address as Address
@@ -67,7 +69,9 @@ __all__ = [
     "last_chunk",
     "listen",
     "Listener",
+    "may_lead_to",
     "negotiate",
+    "Network",
     "NoBody",
     "Origin",
     "Pool",

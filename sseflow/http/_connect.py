@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import socket
 import ssl
 import urllib.parse
 import urllib.request
+from typing import Any
 
 import attrs
 import h11
 import trio
 
 from .._errors import ConfigurationError, UpstreamLost, UpstreamProtocolError, UpstreamTimeout
+from ._destinations import Network, may_lead_to
 from ._guard import HeadLimits, check_response_head, find_head_end
 from ._messages import write_head
 from ._tls import TlsWire, Wire
 from ._wire import SocketWire
+
+MAX_LOOKUPS = 16
+"""Names that are looked up at the same time. Each takes a thread that nobody can stop, so they do not take those that
+files need: names that hang keep nobody waiting but other names."""
+
+STAGGER = 0.25
+"""Seconds that one address of several has until the next is tried beside it (RFC 8305, section 5)."""
+
+_lookups: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("lookups")
 
 
 @attrs.frozen
@@ -81,18 +93,24 @@ class ConnectOptions:
     use_environment: bool = True
     """Whether ``HTTPS_PROXY`` and ``NO_PROXY`` are heeded, for ``https``."""
 
+    allow_networks: tuple[Network, ...] | None = None
+    """Networks that an upstream may be in beside all that are public; None: it may be anywhere. With any value, the
+    empty one too, no connection is begun to an address of this machine, of a private or link-local network, or of
+    anything else that is not public, whatever a name leads to. Unix sockets, and proxies of the environment with what
+    is behind them, are not asked about."""
+
 
 async def connect(origin: Origin, options: ConnectOptions) -> Wire:
     """Connect to ``origin``, through a proxy if the environment says so.
 
     Raises:
-        UpstreamLost: it could not be reached, or its certificate is not good.
+        UpstreamLost: it could not be reached, or may not be, or its certificate is not good.
         UpstreamTimeout: a deadline passed.
         UpstreamProtocolError: the proxy answered something else than HTTP.
     """
     proxy = proxy_for(origin) if options.use_environment else None
     with trio.move_on_after(options.connect_timeout) as scope:
-        wire = await _open(proxy or origin)
+        wire = await _open(proxy or origin, None if proxy is not None else options.allow_networks)
         if proxy is not None:
             try:
                 await _tunnel(wire, origin, proxy)
@@ -106,18 +124,126 @@ async def connect(origin: Origin, options: ConnectOptions) -> Wire:
     return wire if origin.scheme == "http" else await _start_tls(wire, origin, options)
 
 
-async def _open(origin: Origin) -> SocketWire:
+async def _open(origin: Origin, allowed: tuple[Network, ...] | None) -> SocketWire:
     try:
         if origin.path is not None:
             stream = await trio.open_unix_socket(origin.path)
-        else:
-            stream = await trio.open_tcp_stream(origin.host, origin.port)
-    except socket.gaierror as error:
+            return SocketWire(socket.socket(fileno=stream.socket.detach()))
+        routes = await _look_up(origin.host, origin.port)
+        if allowed is not None:
+            routes = _permitted(origin, routes, allowed)
+        return SocketWire(socket.socket(fileno=(await _race(routes)).detach()))
+    except (socket.gaierror, UnicodeError) as error:
         raise UpstreamLost(f"the name of {origin} could not be resolved: {error}", reason="dns_error") from error
     except OSError as error:
         raise UpstreamLost(f"{origin} could not be reached: {error}", reason="connection_refused") from error
-    # Trio connected it (all addresses, happy eyeballs); from here on it is ours.
-    return SocketWire(socket.socket(fileno=stream.socket.detach()))
+
+
+@attrs.frozen
+class _Route:
+    """One of the addresses that a name leads to: always numbers, so that nothing is looked up again."""
+
+    family: int
+    address: tuple[Any, ...]
+
+    @property
+    def host(self) -> str:
+        return str(self.address[0])
+
+
+async def _look_up(host: str, port: int) -> list[_Route]:
+    """Where a name leads, once. A resolver that was set with Trio is asked instead of the system's."""
+    if _resolver() is not None or _is_address(host):
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    else:
+        found = await trio.to_thread.run_sync(
+            lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
+            abandon_on_cancel=True,
+            limiter=_lookup_limiter(),
+        )
+    if not found:
+        raise socket.gaierror(socket.EAI_NONAME, "no address belongs to it")
+    return [_Route(family, address) for family, _, _, _, address in found]
+
+
+def _resolver() -> trio.abc.HostnameResolver | None:
+    """The one that was set with Trio, which tells only who sets another."""
+    found = trio.socket.set_custom_hostname_resolver(None)
+    trio.socket.set_custom_hostname_resolver(found)
+    return found
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _lookup_limiter() -> trio.CapacityLimiter:
+    try:
+        return _lookups.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(MAX_LOOKUPS)
+        _lookups.set(limiter)
+        return limiter
+
+
+def _permitted(origin: Origin, routes: list[_Route], allowed: tuple[Network, ...]) -> list[_Route]:
+    """Those of ``routes`` that a connection may be made to; there is at least one."""
+    permitted = [route for route in routes if may_lead_to(route.host, allowed)]
+    if not permitted:
+        raise UpstreamLost(
+            f"{origin} leads to {routes[0].host}, which is no public address; "
+            "if that is meant, put its network into allow_networks",
+            reason="destination_ip_prohibited",
+        )
+    return permitted
+
+
+async def _race(routes: list[_Route]) -> trio.socket.SocketType:
+    """The first connection that comes about. Each attempt has a while before the next begins beside it (RFC 8305)."""
+    won: list[trio.socket.SocketType] = []
+    errors: list[OSError] = []
+
+    async def attempt(route: _Route, over: trio.Event) -> None:
+        sock = trio.socket.socket(route.family, socket.SOCK_STREAM)
+        try:
+            await sock.connect(route.address)
+        except OSError as error:
+            sock.close()
+            errors.append(error)
+            over.set()
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            won.append(sock)
+            nursery.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for route in _alternating(routes):
+                over = trio.Event()
+                nursery.start_soon(attempt, route, over)
+                with trio.move_on_after(STAGGER):
+                    await over.wait()
+    except BaseException:
+        for sock in won:
+            sock.close()
+        raise
+    if not won:
+        raise OSError("; ".join(map(str, errors)))
+    for sock in won[1:]:  # two at the very same moment
+        sock.close()
+    return won[0]
+
+
+def _alternating(routes: list[_Route]) -> list[_Route]:
+    """``routes`` as they came, but the first of another family is the second: one family may lead nowhere at all."""
+    other = next((i for i, route in enumerate(routes) if route.family != routes[0].family), 0)
+    return routes if other < 2 else [routes[0], routes[other], *routes[1:other], *routes[other + 1 :]]
 
 
 async def _start_tls(wire: SocketWire, origin: Origin, options: ConnectOptions) -> Wire:
