@@ -208,19 +208,12 @@ async def _race(routes: list[_Route]) -> trio.socket.SocketType:
     errors: list[OSError] = []
 
     async def attempt(route: _Route, over: trio.Event) -> None:
-        sock = trio.socket.socket(route.family, socket.SOCK_STREAM)
         try:
-            await sock.connect(route.address)
+            won.append(await _connected(route))
+            nursery.cancel_scope.cancel()
         except OSError as error:
-            sock.close()
             errors.append(error)
             over.set()
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            won.append(sock)
-            nursery.cancel_scope.cancel()
 
     try:
         async with trio.open_nursery() as nursery:
@@ -238,6 +231,16 @@ async def _race(routes: list[_Route]) -> trio.socket.SocketType:
     for sock in won[1:]:  # two at the very same moment
         sock.close()
     return won[0]
+
+
+async def _connected(route: _Route) -> trio.socket.SocketType:
+    sock = trio.socket.socket(route.family, socket.SOCK_STREAM)
+    try:
+        await sock.connect(route.address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _alternating(routes: list[_Route]) -> list[_Route]:

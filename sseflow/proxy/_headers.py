@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Container
 
 from .. import Head, RequestError, is_event_stream
 from ..http import Chunked, Counted, Framing, Headers, Request, connection_options, split_absolute
+from ._credentials import Credential, one_key, passes, without_credentials, without_keys
 
 _HOP_BY_HOP = frozenset(
     {
@@ -22,7 +24,9 @@ _HOP_BY_HOP = frozenset(
         b"http2-settings",
     }
 )
-_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+#: Who asked, for whom, and how: believed of the trusted only. So is all that begins with ``x-forwarded-``.
+_FORWARDED = frozenset({b"forwarded", b"x-real-ip"})
+
 #: What is written anew, or not at all.
 _NEVER_PASSED_ON = _HOP_BY_HOP | {
     b"host",
@@ -33,8 +37,6 @@ _NEVER_PASSED_ON = _HOP_BY_HOP | {
     b"x-forwarded-for",
 }
 
-#: The same, for peers that are not trusted.
-_NOT_PASSED_ON = _NEVER_PASSED_ON | _FORWARDED
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HOST_NAME = re.compile(rb"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 
@@ -64,6 +66,14 @@ def host_name(authority: bytes) -> bytes:
     return (found[1] if found else authority).lower()
 
 
+def _is_dropped(name: bytes, drop: Container[bytes], *, forwarded: bool) -> bool:
+    """Whether a field is left out. One with underscores is, too, if its twin is: behind us they may become the same."""
+    twin = name.replace(b"_", b"-") if b"_" in name else name
+    if name in drop or twin in drop:
+        return True
+    return not forwarded and (twin in _FORWARDED or twin.startswith(b"x-forwarded-"))
+
+
 def upstream_request(
     request: Request,
     framing: Framing,
@@ -75,8 +85,18 @@ def upstream_request(
     scheme: str,
     trusted: bool,
     request_id: str,
+    credential: Credential | None = None,
+    pass_credentials: bool = True,
+    tell_who: bool = True,
 ) -> Request:
-    """The request as the upstream is to get it.
+    """The request as the upstream is to get it. Made of the client's own, so that no attempt sees an earlier one's key.
+
+    Args:
+        credential: the field with our key for this upstream, if we have one. It takes the place of everything that the
+            client sent for us: its keys, its cookies, and what says whose account pays.
+        pass_credentials: whether the client's own may go on. With a ``credential`` they do if there is a key among
+            them, and then with one key only; else ours goes. Never for a client whose key is a token for us.
+        tell_who: whether the upstream learns, by ``X-Forwarded-*``, who asked, for whom, and how.
 
     Raises:
         RequestError: 508, it has come through this very proxy before; 417, it expects what nobody can do.
@@ -87,41 +107,61 @@ def upstream_request(
         raise RequestError(508, "this request has come through this proxy before: the upstream leads back to it")
     if b"expect" in names and (request.get(b"expect") or b"").lower() != b"100-continue":
         raise RequestError(417, "the only expectation that can be met is 100-continue")
-    host = target_of(request)[1]
-    drop = _NEVER_PASSED_ON if trusted else _NOT_PASSED_ON
+    drop: frozenset[bytes] | set[bytes] = _NEVER_PASSED_ON
     if b"connection" in names:
         drop = drop | connection_options(request.headers)
-    before = [value for name, value in request.headers if name == b"x-forwarded-for"] if trusted else []
+    believed = trusted and tell_who
+    fields = tuple(field for field in request.headers if not _is_dropped(field[0], drop, forwarded=believed))
     headers = [(b"Host", authority.encode())]
-    headers += [field for field in request.headers if field[0] not in drop]
+    if not passes(request, credential, pass_credentials):
+        target = without_keys(target)
+        headers += without_credentials(fields)
+        headers += () if credential is None else (credential,)
+    else:
+        headers += fields if credential is None else one_key(fields)
     if isinstance(framing, Counted):
         headers.append((b"Content-Length", b"%d" % framing.length))
     elif isinstance(framing, Chunked):
         headers.append((b"Transfer-Encoding", b"chunked"))
     # Nothing here can decode; what is not asked for is not sent.
     headers.append((b"Accept-Encoding", b"identity"))
-    # A peer on a Unix socket has no address: what it says for whom it came is enough.
-    forwarded_for = before if before and peer == "unix" else [*before, b"unknown" if peer == "unix" else peer.encode()]
-    headers.append((b"X-Forwarded-For", b", ".join(forwarded_for)))
-    if not (trusted and b"x-forwarded-host" in names):
-        headers.append((b"X-Forwarded-Host", host))
-    if not (trusted and b"x-forwarded-proto" in names):
-        headers.append((b"X-Forwarded-Proto", scheme.encode()))
+    if tell_who:
+        headers += _forwarded(request, names, peer=peer, scheme=scheme, trusted=trusted)
     headers.append((b"Via", b", ".join([*vias, request.http_version + b" " + VIA_NAME])))
     headers.append((b"X-Request-Id", request_id.encode()))
     path = prefix.encode() + target if target != b"*" else target
     return Request(request.method, path, tuple(headers))
 
 
-def end_to_end(headers: Headers) -> Headers:
-    """The fields of an upstream's answer that are not about the connection to it."""
-    drop = _HOP_BY_HOP | connection_options(headers)
+def _forwarded(
+    request: Request, names: set[bytes], *, peer: str, scheme: str, trusted: bool
+) -> list[tuple[bytes, bytes]]:
+    """What is told of who asked."""
+    before = [value for name, value in request.headers if name == b"x-forwarded-for"] if trusted else []
+    # A peer on a Unix socket has no address: what it says for whom it came is enough.
+    ways = before if before and peer == "unix" else [*before, b"unknown" if peer == "unix" else peer.encode()]
+    fields = [(b"X-Forwarded-For", b", ".join(ways))]
+    if not (trusted and b"x-forwarded-host" in names):
+        fields.append((b"X-Forwarded-Host", target_of(request)[1]))
+    if not (trusted and b"x-forwarded-proto" in names):
+        fields.append((b"X-Forwarded-Proto", scheme.encode()))
+    return fields
+
+
+def end_to_end(headers: Headers, *, cookies: bool = True) -> Headers:
+    """The fields of an upstream's answer that are not about the connection to it; ``cookies``: with its cookies."""
+    drop = _HOP_BY_HOP | connection_options(headers) | (set() if cookies else {b"set-cookie"})
     return tuple(field for field in headers if field[0] not in drop)
 
 
-def client_head(head: Head, *, http_version: bytes, request_id: str) -> Head:
-    """The head of the upstream's answer, which came in ``http_version``, as the client is to get it."""
-    headers = [field for field in end_to_end(head.headers) if field[0] not in (b"via", b"x-request-id")]
+def client_head(head: Head, *, http_version: bytes, request_id: str, cookies: bool = True) -> Head:
+    """The head of the upstream's answer, which came in ``http_version``, as the client is to get it.
+
+    ``cookies``: whether the upstream's reach the client. They had better not if the client's did not reach the upstream
+    (see `passes`): they are about us, and would be everybody's.
+    """
+    fields = end_to_end(head.headers, cookies=cookies)
+    headers = [field for field in fields if field[0] not in (b"via", b"x-request-id")]
     vias = [value for name, value in head.headers if name == b"via"]
     headers.append((b"Via", b", ".join([*vias, http_version + b" " + VIA_NAME])))
     headers.append((b"X-Request-Id", request_id.encode()))

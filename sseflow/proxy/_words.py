@@ -6,13 +6,16 @@ from .. import RequestError, StreamError, TooLong, UpstreamError, UpstreamRefuse
 from ..dialects import DialectError
 from ._verdict import Drained, Interrupted, of_error
 
+_REQUEST_ERRORS = {401: "authentication_error", 403: "permission_error"}
+
 
 def as_answer(error: Exception) -> tuple[int, DialectError]:
     """Status and words for the client's user; the operator's words are in the log."""
     kind = of_error(error).value
     match error:
         case RequestError():
-            return error.status, DialectError(str(error), "invalid_request_error", None)
+            type_ = _REQUEST_ERRORS.get(error.status, "invalid_request_error")
+            return error.status, DialectError(str(error), type_, None)
         case UpstreamRefused():
             message = error.said or "The model's server answered with an error."
             return error.status, DialectError(message, error.type or "api_error", error.code)

@@ -305,6 +305,22 @@ async def test_if_nobody_takes_the_connection_each_address_is_named(canary: Upst
         await connect(Origin("http", "a.example", canary.port), ConnectOptions())
 
 
+async def test_a_family_that_the_machine_does_not_have_is_only_one_that_fails(
+    canary: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without IPv6 there is not even a socket to try it with."""
+    make = trio.socket.socket
+
+    def without_ipv6(family: int, kind: int) -> Any:
+        if family == socket.AF_INET6:
+            raise OSError("address family not supported")
+        return make(family, kind)
+
+    monkeypatch.setattr(trio.socket, "socket", without_ipv6)
+    resolve(["::1", CANARY])
+    transport(await connect(Origin("http", "a.example", canary.port), ConnectOptions())).close()
+
+
 async def test_a_name_that_leads_nowhere_at_all() -> None:
     """A resolver that knows a name, and no address of it."""
     resolve([])
