@@ -15,13 +15,21 @@ from .._items import Head
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
+def _names(headers: Headers) -> str:
+    return f"<{b', '.join(name for name, _ in headers).decode('ascii', 'replace')}>"
+
+
+def _path(target: bytes) -> str:
+    return repr(target.partition(b"?")[0])
+
+
 @attrs.frozen
 class Request:
-    """The head of a request. Names of fields are in lower case."""
+    """The head of a request. Names of fields are in lower case. Its repr has neither values nor the query."""
 
     method: bytes
-    target: bytes
-    headers: Headers
+    target: bytes = attrs.field(repr=_path)
+    headers: Headers = attrs.field(repr=_names)
     http_version: bytes = b"1.1"
 
     def get(self, name: bytes) -> bytes | None:

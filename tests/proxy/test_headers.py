@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from sseflow import ConfigurationError, Head
 from sseflow.http import Address, Counted, Headers, NoBody, Origin
 from sseflow.http import Request as HttpRequest
-from sseflow.proxy._headers import VIA_NAME, host_name, request_id, target_of, upstream_request
+from sseflow.proxy._credentials import Credential, api_key, bearer, brings_key, is_credential, passes
+from sseflow.proxy._headers import (
+    VIA_NAME,
+    client_head,
+    end_to_end,
+    host_name,
+    request_id,
+    target_of,
+    upstream_request,
+)
 
 from .peers import Answer, Request, chunked
 from .rig import DONE, LAST, STOP, STREAM_HEAD, TOKEN, Rig, Starter
@@ -280,3 +290,233 @@ def test_the_length_is_written_anew() -> None:
     made = to_upstream(((b"content-length", b"5"),), Counted(5))
     assert [value for name, value in made if name.lower() == b"content-length"] == [b"5"]
     assert not any(name.lower() == b"content-length" for name, _ in to_upstream((), NoBody()))
+
+
+# Credentials, without a socket.
+
+SENT: Headers = (
+    (b"host", b"a"),
+    (b"authorization", b"Bearer sk-CANARY-1"),
+    (b"x-api-key", b"sk-CANARY-2"),
+    (b"api-key", b"sk-CANARY-3"),
+    (b"x-goog-api-key", b"sk-CANARY-4"),
+    (b"cookie", b"session=sk-CANARY-5"),
+    (b"proxy-authorization", b"Basic sk-CANARY-6"),
+    (b"sec-websocket-protocol", b"realtime, OpenAI-insecure-api-key.sk-CANARY-7,openai-beta.realtime-v1"),
+    (b"sec-websocket-protocol", b"openai-organization.sk-CANARY-8"),
+    (b"openai-organization", b"org-CANARY"),
+    (b"openai-project", b"proj-CANARY"),
+    (b"chatgpt-account-id", b"CANARY"),
+    (b"anthropic-workspace-id", b"CANARY"),
+    (b"openai_organization", b"org-CANARY"),
+    (b"x-portkey-api-key", b"sk-CANARY-9"),
+    (b"x-forwarded-access-token", b"sk-CANARY-10"),
+    (b"x-amz-security-token", b"sk-CANARY-11"),
+    (b"cf-aig-authorization", b"Bearer sk-CANARY-12"),
+)
+KEPT: Headers = (
+    (b"anthropic-version", b"2023-06-01"),
+    (b"anthropic-beta", b"a, b"),
+    (b"anthropic-beta", b"c"),
+    (b"openai-beta", b"assistants=v2"),
+    (b"x-ai-bridge-actor-id", b"me"),
+    (b"session_id", b"1"),
+    (b"x-unknown", b"1"),
+    (b"x-unknown", b""),
+    (b"x-max-tokens", b"5"),
+    (b"idempotency-key", b"i"),
+)
+
+
+def made(
+    headers: Headers,
+    *,
+    target: bytes = b"/",
+    trusted: bool = False,
+    credential: Credential | None = None,
+    pass_credentials: bool = True,
+    tell_who: bool = True,
+) -> HttpRequest:
+    """The request that is made for an upstream."""
+    return upstream_request(
+        HttpRequest(b"POST", target, headers),
+        NoBody(),
+        target=target,
+        authority="u",
+        prefix="/v1",
+        peer="p",
+        scheme="https",
+        trusted=trusted,
+        request_id="i",
+        credential=credential,
+        pass_credentials=pass_credentials,
+        tell_who=tell_who,
+    )
+
+
+OURS = bearer("sk-ours")
+
+
+def test_without_credentials_of_ours_all_is_passed_on_as_it_came() -> None:
+    """A proxy in front of one upstream does not know whose keys these are."""
+    headers = tuple(f for f in SENT + KEPT if not f[0].startswith((b"proxy-", b"x-forwarded-", b"host")))
+    passed = made(headers, target=b"/x?key=sk-CANARY&a=1")
+    assert [field for field in passed.headers if field in headers] == list(headers)
+    assert passed.target == b"/v1/x?key=sk-CANARY&a=1"
+
+
+@pytest.mark.parametrize("credential", [OURS, api_key("sk-ours"), None], ids=["bearer", "x-api-key", "none"])
+def test_what_a_client_sent_for_us_never_reaches_an_upstream(credential: Credential | None) -> None:
+    """Neither its keys nor what says whose account pays; if we have a key, exactly that one is there."""
+    passed = made(SENT + KEPT, target=b"/x?key=sk-CANARY", trusted=True, credential=credential, pass_credentials=False)
+    assert "CANARY" not in f"{passed.target!r}{passed.headers}"
+    keys = [field for field in passed.headers if b"authorization" in field[0].lower() or b"key" in field[0].lower()]
+    assert keys == [(b"idempotency-key", b"i"), *([] if credential is None else [credential])]
+    assert [value for name, value in passed.headers if name == b"sec-websocket-protocol"] == [
+        b"realtime, openai-beta.realtime-v1"
+    ]
+
+
+def test_what_is_not_about_credentials_is_kept_with_all_values() -> None:
+    """Betas, feature flags, and what nobody here has heard of, in their order."""
+    passed = made(SENT + KEPT, credential=OURS, pass_credentials=False)
+    assert [field for field in passed.headers if field in KEPT] == list(KEPT)
+
+
+def test_each_attempt_has_one_key_and_no_other() -> None:
+    """The request for the next upstream is made of the client's own, not of that for the one before."""
+    first = made(SENT, credential=bearer("sk-FIRST"), pass_credentials=False)
+    second = made(SENT, credential=api_key("sk-SECOND"), pass_credentials=False)
+    assert b"Bearer sk-FIRST" in dict(first.headers).values()
+    assert "FIRST" not in str(second.headers)
+    assert "SECOND" not in str(first.headers)
+    assert b"Authorization" not in dict(second.headers)
+
+
+BROUGHT: dict[str, tuple[Headers, Headers]] = {
+    "a bearer token": (((b"authorization", b"Bearer c"),), ((b"authorization", b"Bearer c"),)),
+    "a key": (((b"x-api-key", b"c"),), ((b"x-api-key", b"c"),)),
+    "both": (((b"authorization", b"Bearer d"), (b"x-api-key", b"c")), ((b"x-api-key", b"c"),)),
+    "none": (((b"cookie", b"c"), (b"openai-project", b"p")), (OURS,)),
+    "an empty one": (((b"x-api-key", b""),), (OURS,)),
+    "its account": (
+        ((b"authorization", b"Bearer c"), (b"openai-project", b"p")),
+        ((b"authorization", b"Bearer c"), (b"openai-project", b"p")),
+    ),
+}
+
+
+@pytest.mark.parametrize(("sent", "expected"), BROUGHT.values(), ids=BROUGHT)
+def test_a_client_may_bring_its_own_key_where_that_is_wanted(sent: Headers, expected: Headers) -> None:
+    """Then it goes instead of ours, with what belongs to it; of several, `X-Api-Key`. Never do two keys go."""
+    ours = {field[0] for field in made(()).headers}
+    passed = made(sent, credential=OURS)
+    assert tuple(field for field in passed.headers if field[0] not in ours) == expected
+    request = HttpRequest(b"GET", b"/", sent)
+    assert passes(request, OURS, True) == brings_key(sent) == (OURS not in expected)
+    assert not passes(request, OURS, False)
+    assert passes(request, None, True)
+
+
+@pytest.mark.parametrize(
+    ("target", "kept"),
+    [
+        (b"/x", b"/x"),
+        (b"/x?", b"/x?"),
+        (b"/x?key=s", b"/x"),
+        (b"/x?key=s&a=1", b"/x?a=1"),
+        (b"/x?a=1&api_key=s&b=%20&b", b"/x?a=1&b=%20&b"),
+        (b"/x?API-KEY=s&Access_Token=s&apikey=s&x-goog-api-key=s&token=s&subscription-key=s", b"/x"),
+        (b"/x?%6bey=s&a", b"/x?a"),
+        (b"/x?+key=s&a", b"/x?a"),
+        (b"/x?key&a", b"/x?a"),
+        (b"/x?monkey=1&keys=2&page_token=3&a=key=4", b"/x?monkey=1&keys=2&page_token=3&a=key=4"),
+        (b"*", b"*"),
+    ],
+)
+def test_a_key_in_the_query_is_left_out(target: bytes, kept: bytes) -> None:
+    """However it is written; all other parameters stay as they came."""
+    prefix = b"" if target == b"*" else b"/v1"
+    assert made((), target=target, credential=OURS, pass_credentials=False).target == prefix + kept
+    assert made((), target=target).target == prefix + target
+
+
+@pytest.mark.parametrize("key", ["", "sk a", "sk\r\nX: y", "sk\n", "sk\x00", "schlüssel", "\tsk"])
+def test_what_is_no_key_is_none_in_a_field_either(key: str) -> None:
+    """A key cannot write another field, and is not repeated where it is refused."""
+    for field in (bearer, api_key):
+        with pytest.raises(ConfigurationError) as raised:
+            field(key)
+        assert str(raised.value) == "a key must be printable ASCII without spaces, and not empty"
+
+
+def test_twins_of_what_is_left_out_are_left_out() -> None:
+    """Behind us an underscore may become a hyphen, and then our own field would be there twice, or a stranger's."""
+    twins: Headers = (
+        (b"x_request_id", b"1"),
+        (b"accept_encoding", b"gzip"),
+        (b"x_forwarded_for", b"1.2.3.4"),
+        (b"x_forwarded_user", b"root"),
+        (b"x_real_ip", b"1.2.3.4"),
+        (b"http2_settings", b"x"),
+    )
+    nominated: Headers = ((b"connection", b"x_nominated, x-other"), (b"x_nominated", b"1"), (b"x_other", b"1"))
+    passed = made((*twins, *nominated, (b"session_id", b"1")))
+    assert [name for name, _ in passed.headers if b"_" in name] == [b"session_id"]
+
+
+def test_nothing_that_says_for_whom_it_comes_is_believed_of_strangers() -> None:
+    """Whoever connects could write it: also where the field is none that we set."""
+    claims: Headers = tuple(
+        (name, b"root")
+        for name in (b"x-forwarded-port", b"x-forwarded-user", b"x-forwarded-prefix", b"x-real-ip", b"forwarded")
+    )
+    assert not {name for name, _ in claims} & {name for name, _ in made(claims).headers}
+    assert {name for name, _ in claims} <= {name for name, _ in made(claims, trusted=True).headers}
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_an_upstream_need_not_learn_who_asked(trusted: bool) -> None:
+    """A provider has no use for the addresses and names of a network that is not its own."""
+    claims = ((b"x-forwarded-for", b"1.2.3.4"), (b"x-forwarded-user", b"me"), (b"forwarded", b"for=1"))
+    passed = made(claims, trusted=trusted, tell_who=False)
+    assert not [name for name, _ in passed.headers if b"forwarded" in name.lower()]
+
+
+def test_cookies_of_an_upstream_that_got_none_are_not_the_clients() -> None:
+    """They are about our key, and would be the same for everybody."""
+    head = Head(200, ((b"set-cookie", b"a=b"), (b"set-cookie", b"c=d"), (b"x-other", b"1")))
+    names = [name for name, _ in client_head(head, http_version=b"1.1", request_id="i", cookies=False).headers]
+    assert b"set-cookie" not in names
+    assert b"x-other" in names
+    assert end_to_end(head.headers, cookies=False) == ((b"x-other", b"1"),)
+    assert client_head(head, http_version=b"1.1", request_id="i").headers[:3] == head.headers
+
+
+SECRET_NAMES = (
+    b"Authorization X-Api-Key api_key API-KEY X-Goog-Api-Key Cookie Set-Cookie Proxy-Authorization X-Auth-Token "
+    b"X-Amz-Security-Token WWW-Authenticate Sec-WebSocket-Protocol X-My-Secret X-ApiKey X_Session_Token My-Bearer "
+    b"OpenAI-Organization OpenAI-Project"
+)
+OPEN_NAMES = (
+    b"Content-Type User-Agent Anthropic-Beta Retry-After Idempotency-Key X-Request-Id "
+    b"Anthropic-RateLimit-Input-Tokens-Remaining X-RateLimit-Limit-Tokens anthropic-ratelimit-tokens-reset"
+)
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES.split())
+def test_the_value_of_a_credential_is_to_be_hidden(name: bytes) -> None:
+    """Whatever the case, and with either dash."""
+    assert is_credential(name)
+
+
+@pytest.mark.parametrize("name", OPEN_NAMES.split())
+def test_other_values_are_not_to_be_hidden(name: bytes) -> None:
+    """Limits count tokens, and are no secret."""
+    assert not is_credential(name)
+
+
+def test_what_is_left_out_is_a_credential() -> None:
+    """Whatever is not for an upstream is not for a log."""
+    left_out = [f for f in SENT if f not in made(SENT, credential=OURS, pass_credentials=False).headers]
+    assert [name for name, _ in left_out if not is_credential(name)] == [b"host"]
