@@ -154,3 +154,21 @@ async def test_a_handshake_that_fails(starter: Starter, script: str, status: int
         assert (line["verdict"], line["committed"]) == ("upstream_lost", False)
         assert "TLS handshake" in line["error"]
         assert upstream.requests == []
+
+
+async def test_a_prohibited_destination_is_told_to_the_operator_only(starter: Starter) -> None:
+    """The client learns the kind of failure; which address it was, and how to allow it, is in the log."""
+    trio.socket.set_custom_hostname_resolver(Resolver(half_dead))
+    async with open_upstream("head\ntoken Hello\nstop\ndone\nend") as upstream:
+        rig = await starter(origin=Origin("http", "model.example", int(upstream.url.rpartition(":")[2])))
+        options = rig.app.pool.options
+        rig.app.pool.options = attrs.evolve(options, connect=attrs.evolve(options.connect, allow_networks=()))
+        answer = await (await rig.client(ASK)).answer(b"POST")
+        assert answer.status == 502
+        assert b"destination_ip_prohibited" in (answer.get(b"proxy-status") or b"")
+        assert b"127.0.0" not in answer.raw
+        line = await rig.line()
+        assert (line["verdict"], line["reason"]) == ("upstream_lost", "destination_ip_prohibited")
+        assert "127.0.0.2" in line["error"]
+        assert "allow_networks" in line["error"]
+        assert upstream.requests == []
