@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Container
+from collections.abc import Set
 
 from .. import Head, RequestError, is_event_stream
 from ..http import Chunked, Counted, Framing, Headers, Request, connection_options, split_absolute
@@ -37,6 +37,8 @@ _NEVER_PASSED_ON = _HOP_BY_HOP | {
     b"x-forwarded-for",
 }
 
+#: The same, for peers that are not believed.
+_NOT_PASSED_ON = _NEVER_PASSED_ON | _FORWARDED
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HOST_NAME = re.compile(rb"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 
@@ -66,12 +68,18 @@ def host_name(authority: bytes) -> bytes:
     return (found[1] if found else authority).lower()
 
 
-def _is_dropped(name: bytes, drop: Container[bytes], *, forwarded: bool) -> bool:
-    """Whether a field is left out. One with underscores is, too, if its twin is: behind us they may become the same."""
-    twin = name.replace(b"_", b"-") if b"_" in name else name
-    if name in drop or twin in drop:
-        return True
-    return not forwarded and (twin in _FORWARDED or twin.startswith(b"x-forwarded-"))
+def _dropped(names: set[bytes], headers: Headers, *, believed: bool) -> Set[bytes]:
+    """Which fields are left out; one with underscores is if its twin is, since behind us they may be the same."""
+    drop: Set[bytes] = _NEVER_PASSED_ON if believed else _NOT_PASSED_ON
+    if b"connection" in names:
+        drop = drop | connection_options(headers)
+    together = b" ".join(names)
+    if b"_" in together or b"x-forwarded-" in together:
+        twins = [(name, name.replace(b"_", b"-")) for name in names]
+        drop = drop | {
+            name for name, twin in twins if twin in drop or (not believed and twin.startswith(b"x-forwarded-"))
+        }
+    return drop
 
 
 def upstream_request(
@@ -107,11 +115,8 @@ def upstream_request(
         raise RequestError(508, "this request has come through this proxy before: the upstream leads back to it")
     if b"expect" in names and (request.get(b"expect") or b"").lower() != b"100-continue":
         raise RequestError(417, "the only expectation that can be met is 100-continue")
-    drop: frozenset[bytes] | set[bytes] = _NEVER_PASSED_ON
-    if b"connection" in names:
-        drop = drop | connection_options(request.headers)
-    believed = trusted and tell_who
-    fields = tuple(field for field in request.headers if not _is_dropped(field[0], drop, forwarded=believed))
+    drop = _dropped(names, request.headers, believed=trusted and tell_who)
+    fields = tuple([field for field in request.headers if field[0] not in drop])
     headers = [(b"Host", authority.encode())]
     if not passes(request, credential, pass_credentials):
         target = without_keys(target)
