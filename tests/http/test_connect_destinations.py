@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from sseflow import UpstreamLost, UpstreamTimeout
-from sseflow.http import ConnectOptions, Network, Origin, connect, may_lead_to
+from sseflow.http import ConnectOptions, Network, Origin, SocketWire, connect, may_lead_to
 from sseflow.http import _connect as module
 from sseflow.http._tls import transport
 
@@ -215,7 +215,8 @@ async def test_a_name_that_changes_its_mind_reaches_nobody(
     listener_beside(SERVER)
     resolver = resolve([SERVER], [CANARY])
     wire = await connect(Origin("http", "a.example", canary.port), ConnectOptions(allow_networks=ALLOWED))
-    assert wire.peer == SERVER  # type: ignore[union-attr]
+    assert isinstance(wire, SocketWire)
+    assert wire.peer == SERVER
     transport(wire).close()
     assert resolver.asked == 1
     await prohibited(Origin("http", "a.example", canary.port), ConnectOptions(allow_networks=ALLOWED))
@@ -293,9 +294,26 @@ async def test_an_address_that_is_slow_does_not_keep_the_next_waiting(jumping_cl
         resolve([SERVER, OTHER])
         begun = trio.current_time()
         wire = await connect(Origin("http", "a.example", port), ConnectOptions(allow_networks=ALLOWED))
-        assert wire.peer == OTHER  # type: ignore[union-attr]
+        assert isinstance(wire, SocketWire)
+        assert wire.peer == OTHER
         assert trio.current_time() - begun == pytest.approx(0.25)
         transport(wire).close()
+
+
+async def test_of_two_connections_at_the_same_moment_one_is_closed(
+    canary: Upstream, listener_beside: Callable[[str], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only one is wanted, and a descriptor that is forgotten would be seen as a warning."""
+    listeners = {address: listener_beside(address) for address in (SERVER, OTHER)}
+    monkeypatch.setattr(module, "STAGGER", 0)
+    resolve([SERVER, OTHER])
+    wire = await connect(Origin("http", "a.example", canary.port), ConnectOptions(allow_networks=ALLOWED))
+    assert isinstance(wire, SocketWire)
+    (lost,) = {SERVER, OTHER} - {wire.peer}
+    accepted, _ = listeners[lost].accept()
+    with accepted:
+        assert accepted.recv(1) == b""
+    transport(wire).close()
 
 
 async def test_if_nobody_takes_the_connection_each_address_is_named(canary: Upstream) -> None:
