@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from .. import ConfigurationError
 from ..http import Headers, Request
+from ..resilience import Secret
 
 #: A field with a key: its name and its value.
 Credential: TypeAlias = tuple[bytes, bytes]
@@ -59,12 +60,12 @@ _SECRET = re.compile(
 _RATE_LIMIT = re.compile(rb"(?:anthropic-|x-)?ratelimit-.*")
 
 
-def bearer(key: str) -> Credential:
+def bearer(key: Secret) -> Credential:
     """``Authorization`` with a key, as OpenAI and most others want it. Raises as `api_key` does."""
     return b"Authorization", b"Bearer " + _written(key)
 
 
-def api_key(key: str) -> Credential:
+def api_key(key: Secret) -> Credential:
     """``X-Api-Key`` with a key, as Anthropic wants it.
 
     Raises:
@@ -73,10 +74,11 @@ def api_key(key: str) -> Credential:
     return b"X-Api-Key", _written(key)
 
 
-def _written(key: str) -> bytes:
-    if _KEY.fullmatch(key) is None:
+def _written(key: Secret) -> bytes:
+    value = key.reveal()
+    if _KEY.fullmatch(value) is None:
         raise ConfigurationError("a key must be printable ASCII without spaces, and not empty")
-    return key.encode()
+    return value.encode()
 
 
 def is_credential(name: bytes) -> bool:

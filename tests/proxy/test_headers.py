@@ -21,6 +21,7 @@ from sseflow.proxy._headers import (
     target_of,
     upstream_request,
 )
+from sseflow.resilience import Secret
 
 from .peers import Answer, Request, chunked
 from .rig import DONE, LAST, STOP, STREAM_HEAD, TOKEN, Rig, Starter
@@ -354,7 +355,7 @@ def made(
     )
 
 
-OURS = bearer("sk-ours")
+OURS = bearer(Secret("sk-ours"))
 
 
 def test_without_credentials_of_ours_all_is_passed_on_as_it_came() -> None:
@@ -365,7 +366,7 @@ def test_without_credentials_of_ours_all_is_passed_on_as_it_came() -> None:
     assert passed.target == b"/v1/x?key=sk-CANARY&a=1"
 
 
-@pytest.mark.parametrize("credential", [OURS, api_key("sk-ours"), None], ids=["bearer", "x-api-key", "none"])
+@pytest.mark.parametrize("credential", [OURS, api_key(Secret("sk-ours")), None], ids=["bearer", "x-api-key", "none"])
 def test_what_a_client_sent_for_us_never_reaches_an_upstream(credential: Credential | None) -> None:
     """Neither its keys nor what says whose account pays; if we have a key, exactly that one is there."""
     passed = made(SENT + KEPT, target=b"/x?key=sk-CANARY", trusted=True, credential=credential, pass_credentials=False)
@@ -385,8 +386,8 @@ def test_what_is_not_about_credentials_is_kept_with_all_values() -> None:
 
 def test_each_attempt_has_one_key_and_no_other() -> None:
     """The request for the next upstream is made of the client's own, not of that for the one before."""
-    first = made(SENT, credential=bearer("sk-FIRST"), pass_credentials=False)
-    second = made(SENT, credential=api_key("sk-SECOND"), pass_credentials=False)
+    first = made(SENT, credential=bearer(Secret("sk-FIRST")), pass_credentials=False)
+    second = made(SENT, credential=api_key(Secret("sk-SECOND")), pass_credentials=False)
     assert b"Bearer sk-FIRST" in dict(first.headers).values()
     assert "FIRST" not in str(second.headers)
     assert "SECOND" not in str(first.headers)
@@ -446,7 +447,7 @@ def test_what_is_no_key_is_none_in_a_field_either(key: str) -> None:
     """A key cannot write another field, and is not repeated where it is refused."""
     for field in (bearer, api_key):
         with pytest.raises(ConfigurationError) as raised:
-            field(key)
+            field(Secret(key))
         assert str(raised.value) == "a key must be printable ASCII without spaces, and not empty"
 
 

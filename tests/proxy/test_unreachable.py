@@ -161,8 +161,9 @@ async def test_a_prohibited_destination_is_told_to_the_operator_only(starter: St
     trio.socket.set_custom_hostname_resolver(Resolver(half_dead))
     async with open_upstream("head\ntoken Hello\nstop\ndone\nend") as upstream:
         rig = await starter(origin=Origin("http", "model.example", int(upstream.url.rpartition(":")[2])))
-        options = rig.app.pool.options
-        rig.app.pool.options = attrs.evolve(options, connect=attrs.evolve(options.connect, allow_networks=()))
+        (provider,) = rig.app.routing.providers
+        options = provider.pool.options
+        provider.pool.options = attrs.evolve(options, connect=attrs.evolve(options.connect, allow_networks=()))
         answer = await (await rig.client(ASK)).answer(b"POST")
         assert answer.status == 502
         assert b"destination_ip_prohibited" in (answer.get(b"proxy-status") or b"")
