@@ -93,7 +93,11 @@ def is_credential(name: bytes) -> bool:
 
 def brings_key(headers: Headers) -> bool:
     """Whether a client has sent a key of its own, in a field."""
-    return any(name in _KEYS and value for name, value in headers)
+    return any(_holds_key(*field) for field in headers)
+
+
+def _holds_key(name: bytes, value: bytes) -> bool:
+    return name in _KEYS and value.lower() not in (b"", b"bearer")
 
 
 def passes(request: Request, credential: Credential | None, pass_credentials: bool) -> bool:
@@ -106,7 +110,7 @@ def passes(request: Request, credential: Credential | None, pass_credentials: bo
 
 def one_key(headers: Headers) -> Headers:
     """Fields with the best of the keys in them, and no other."""
-    names = {name for name, value in headers if value}
+    names = {name for name, value in headers if _holds_key(name, value)}
     best = next((name for name in _KEYS if name in names), None)
     return tuple(field for field in headers if field[0] == best or field[0] not in _KEYS)
 

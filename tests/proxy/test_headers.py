@@ -399,7 +399,8 @@ BROUGHT: dict[str, tuple[Headers, Headers]] = {
     "a key": (((b"x-api-key", b"c"),), ((b"x-api-key", b"c"),)),
     "both": (((b"authorization", b"Bearer d"), (b"x-api-key", b"c")), ((b"x-api-key", b"c"),)),
     "none": (((b"cookie", b"c"), (b"openai-project", b"p")), (OURS,)),
-    "an empty one": (((b"x-api-key", b""),), (OURS,)),
+    "an empty one": (((b"x-api-key", b""), (b"authorization", b"Bearer")), (OURS,)),
+    "an empty one beside it": (((b"x-api-key", b""), (b"api-key", b"c")), ((b"api-key", b"c"),)),
     "its account": (
         ((b"authorization", b"Bearer c"), (b"openai-project", b"p")),
         ((b"authorization", b"Bearer c"), (b"openai-project", b"p")),
