@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLIC = ["sseflow", "sseflow.dialects", "sseflow.http", "sseflow.proxy", "sseflow.stages", "sseflow.testing"]
+PUBLIC = [
+    "sseflow",
+    "sseflow.dialects",
+    "sseflow.http",
+    "sseflow.proxy",
+    "sseflow.resilience",
+    "sseflow.stages",
+    "sseflow.testing",
+]
 
 # Only who runs the proxy has these installed.
 PROXY_ONLY = ["msgspec", "prometheus_client", "rich", "sseflow.proxy", "structlog", "truststore", "watchfiles"]
