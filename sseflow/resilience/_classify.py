@@ -4,7 +4,7 @@
 # change them on any day. A status of 500, 502, 503 or 504 says little more than that something failed, so the words
 # are asked before it counts. No words can make another one below 500 worth a retry.
 #
-# There is one table, in the order in which its rules apply. It is gone through twice: by what is known, then by words.
+# There is one table, in the order in which its rules apply. It is gone through by class, by code and status, by words.
 
 from __future__ import annotations
 
@@ -387,8 +387,12 @@ def _is_chain_broken(facts: _Facts) -> bool:
     return _CHAIN_BROKEN in facts.codes or ("previous response with id" in text and "not found" in text)
 
 
-def _by_facts(rule: _Rule, facts: _Facts) -> bool:
-    if isinstance(facts.error, rule.errors) or not facts.codes.isdisjoint(rule.codes):
+def _by_class(rule: _Rule, facts: _Facts) -> bool:
+    return isinstance(facts.error, rule.errors)
+
+
+def _by_code(rule: _Rule, facts: _Facts) -> bool:
+    if not facts.codes.isdisjoint(rule.codes):
         return True
     if facts.known_status not in rule.statuses - _SAYS_LITTLE:
         return False
@@ -404,7 +408,7 @@ def _by_words(rule: _Rule, facts: _Facts) -> bool:
 
 
 def _rule_for(facts: _Facts) -> _Rule:
-    for applies in (_by_facts, _by_words):
+    for applies in (_by_class, _by_code, _by_words):
         for rule in _RULES:
             if applies(rule, facts):
                 return rule
