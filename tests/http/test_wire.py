@@ -147,7 +147,6 @@ async def test_send_nowait_sends_what_fits() -> None:
         size = 0
         while near.send_nowait(bytes(1024 * 1024)):
             size += 1024 * 1024
-        assert near.has_rest
         with pytest.raises(trio.BrokenResourceError, match="cut"):
             near.send_nowait(b"abc")
         async with trio.open_nursery() as nursery:
@@ -186,7 +185,8 @@ async def test_sent_counts_what_the_system_took() -> None:
     with contextlib.closing(near), contextlib.closing(far):
         await near.send_all(b"abc")
         assert near.sent == 3
-        with trio.move_on_after(0.02) as scope:
-            await near.send_all(bytes(64 * 1024 * 1024))
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.send_all, bytes(64 * 1024 * 1024))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
         assert 3 < near.sent < 3 + 64 * 1024 * 1024
