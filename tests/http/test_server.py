@@ -183,6 +183,17 @@ async def test_lingering_has_its_time(pair: Ends, jumping_clock: trio.testing.Mo
     assert (await pair.client.answer()).body == b"no"
 
 
+async def test_nobody_is_reset_for_a_request_too_many(pair: Ends) -> None:
+    """To close over bytes that nobody has read would be a reset, and could take the answer with it."""
+    incoming = await pair.serve(GET)
+    await incoming.reply(200, (), b"ok")
+    incoming.release()
+    await pair.client.send(GET)
+    await pair.connection.wire.wait_readable()
+    assert (await pair.rest()).endswith(b"ok")
+    assert pair.client.ending == "eof"
+
+
 async def test_lingering_has_its_limit(pair: Ends) -> None:
     """Nor is more read of it than a little."""
     incoming = await pair.serve(POST)
