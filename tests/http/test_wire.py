@@ -17,6 +17,7 @@ from sseflow.http import SocketWire, TlsWire
 from sseflow.http._wire import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, USER_TIMEOUT
 
 Pair: TypeAlias = tuple[SocketWire, SocketWire]
+Contexts: TypeAlias = tuple[ssl.SSLContext, ssl.SSLContext]
 Maker: TypeAlias = Callable[[], Awaitable[Pair]]
 
 
@@ -51,24 +52,78 @@ async def test_a_wire_is_a_half_closeable_stream(make: Maker, clogged: Maker | N
     await trio.testing.check_half_closeable_stream(make, clogged)
 
 
-async def test_tls_is_a_two_way_stream() -> None:
-    """`TlsWire` passes Trio's own conformance check."""
+@pytest.fixture(scope="module")
+def contexts() -> Contexts:
+    """For a client and a server of one authority."""
     authority = trustme.CA()
     server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("a.example").configure_cert(server_side)
     client_side = ssl.create_default_context()
     authority.configure_trust(client_side)
+    return client_side, server_side
+
+
+async def test_tls_is_a_two_way_stream(contexts: Contexts) -> None:
+    """`TlsWire` passes Trio's own conformance check."""
 
     async def make() -> tuple[TlsWire, TlsWire]:
         near, far = await tcp_pair()
-        client = TlsWire(near, client_side, server_hostname="a.example")
-        server = TlsWire(far, server_side, server_side=True)
+        client = TlsWire(near, contexts[0], server_hostname="a.example")
+        server = TlsWire(far, contexts[1], server_side=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.do_handshake)
             nursery.start_soon(server.do_handshake)
         return client, server
 
     await trio.testing.check_two_way_stream(make, None)
+
+
+class Session:
+    """The client's end of a TLS session, by hand: what it has to say goes out when the test says so."""
+
+    def __init__(self, wire: SocketWire, context: ssl.SSLContext) -> None:
+        self._wire = wire
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="a.example")
+
+    async def shake_hands(self) -> None:
+        """All of the handshake but for its last flight, which waits to be sent."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self.send()
+                self._incoming.write(await self._wire.receive_some())
+            else:
+                return
+
+    async def send(self) -> None:
+        """Send, in one piece, all that the session has to say."""
+        await self._wire.send_all(self._outgoing.read())
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends"])
+async def test_what_comes_with_the_end_of_the_handshake_is_read(contexts: Contexts, ends: bool) -> None:
+    """Bytes in one segment with the last flight wait in the session, where no socket shows them; so does an end."""
+    near, far = await tcp_pair()
+    with contextlib.closing(near), contextlib.closing(far):
+        client, server = Session(near, contexts[0]), TlsWire(far, contexts[1], server_side=True)
+
+        async def come() -> None:
+            await client.shake_hands()
+            client.tls.write(b"early")
+            if ends:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    client.tls.unwrap()
+            await client.send()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.do_handshake)
+            nursery.start_soon(come)
+        assert not far.is_readable()
+        assert server.receive_nowait(2) == b"ea"
+        assert await server.receive_some() == b"rly"
+        assert server.receive_nowait() == (b"" if ends else None)
 
 
 async def test_tcp_options_are_set() -> None:
