@@ -21,6 +21,9 @@ from ._wire import RECV_SIZE, PolledStream, SocketWire
 RECORD = 16 * 1024
 """The most that one record brings (RFC 8446, section 5.1)."""
 
+MOST_UNSAID = 16 * 1024
+"""Bytes of answers to what TLS itself is asked, such as refusals to begin anew; nobody asks more than once or twice."""
+
 
 class TlsWire(PolledStream):
     """A TLS session over a `SocketWire`. Begin with `do_handshake`; everything else before it raises.
@@ -127,6 +130,9 @@ class TlsWire(PolledStream):
             self._ended = True
             self._end = error
         self._decrypted = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._outgoing.pending > MOST_UNSAID:
+            self._ended = True
+            self._end = ssl.SSLError("the peer asks on and on, and not for data")
         if self._end is not None:
             self._say_last()
 
