@@ -9,7 +9,8 @@
 # cut cannot be taken back.
 #
 # Where source and sink can be used without waiting, and there is a switchboard, the pump lends the stream to it while
-# it would wait for the source (_switchboard.py). `_step` is then what it would have done for one read.
+# it would wait for the source (_switchboard.py). `_step` is then what it would have done for one read, and `wake` takes
+# the stream back instead of cancelling a read.
 #
 # Everything is closed and the outcome is made in one `finally`, shielded and bounded in time.
 
@@ -269,13 +270,13 @@ class Relay:
                     await loan.board.lend(loan.source.fileno(), self._step)
                 items, self._left = self._left, []
             self.reading_since = None
-            has_read, writes = bool(items) or not self._woken, bool(items) or self._blocked > 0
+            has_read, was_blocked = bool(items) or not self._woken, self._blocked > 0
             if self._woken and self._pipeline.ending is None:
                 items += self._pipeline.feed(b"")
             goes_on = await self._write(items)
             if has_read:
                 self._silent_since = trio.current_time()
-            if items or writes:
+            if items or was_blocked:
                 self.quiet_since = trio.current_time()
             if goes_on and self._woken and self._on_wake is not None and self._pipeline.ending is None:
                 await self._call_on_wake(self._on_wake)

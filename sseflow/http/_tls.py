@@ -1,8 +1,8 @@
 """TLS over a connected socket, without waiting where nothing has to be waited for."""
 
 # Between the socket and OpenSSL stand two buffers in memory, so each operation on the session is synchronous: reading
-# and writing can be two tasks, and need no lock. What OpenSSL wants to send by itself (an alert, the answer to a change
-# of keys) goes out behind whatever is being sent.
+# and writing can be two tasks, and need no lock. What OpenSSL has to say while it reads, as the answer to a change of
+# keys, goes out in front of what is written next, which is when it is due (RFC 8446, section 4.6.3).
 #
 # One read of the socket is decrypted to its end at once. So nothing that could be given waits inside of TLS, where no
 # poll could see it, but for what `pending` tells of.
@@ -16,13 +16,16 @@ from typing import TypeAlias
 
 import trio
 
-from ._wire import RECV_SIZE, SocketWire
+from ._wire import RECV_SIZE, PolledStream, SocketWire
 
 RECORD = 16 * 1024
 """The most that one record brings (RFC 8446, section 5.1)."""
 
+MOST_UNSAID = 16 * 1024
+"""Bytes of answers to what TLS itself is asked, such as refusals to begin anew; nobody asks more than once or twice."""
 
-class TlsWire(trio.abc.Stream):
+
+class TlsWire(PolledStream):
     """A TLS session over a `SocketWire`. Begin with `do_handshake`; everything else before it raises.
 
     A peer that just ends the connection, without saying so, breaks it: what it has sent may have been cut.
@@ -71,20 +74,6 @@ class TlsWire(trio.abc.Stream):
             self._read_session()
 
     # Reading.
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """See `trio.abc.ReceiveStream.receive_some`."""
-        if max_bytes is None:
-            max_bytes = RECV_SIZE
-        elif not isinstance(max_bytes, int):
-            raise TypeError("max_bytes must be an integer or None")
-        elif max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
-        while True:
-            await self.wait_readable()
-            data = self.receive_nowait(max_bytes)
-            if data is not None:
-                return data
 
     async def wait_readable(self) -> None:
         """Wait until `receive_nowait` may have something to say."""
@@ -141,14 +130,16 @@ class TlsWire(trio.abc.Stream):
             self._ended = True
             self._end = error
         self._decrypted = parts[0] if len(parts) == 1 else b"".join(parts)
-        if self._outgoing.pending:
-            self._push()
+        if self._outgoing.pending > MOST_UNSAID:
+            self._ended = True
+            self._end = ssl.SSLError("the peer asks on and on, and not for data")
+        if self._end is not None:
+            self._say_last()
 
-    def _push(self) -> None:
-        """Send what OpenSSL has to say by itself, if nothing is in the way; else the next write takes it along."""
+    def _say_last(self) -> None:
+        """Send what OpenSSL has to say at the end, an alert or a goodbye, if that can be sent at once."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            if not self.transport_stream.has_rest:
-                self.transport_stream.send_nowait(self._outgoing.read())
+            self.transport_stream.send_nowait(self._outgoing.read())
 
     # Writing.
 
@@ -193,7 +184,7 @@ class TlsWire(trio.abc.Stream):
         """Say goodbye, if that can be said at once, and close the socket."""
         with contextlib.suppress(ssl.SSLError):
             self._session.unwrap()
-        self._push()
+        self._say_last()
         await self.transport_stream.aclose()
 
     async def _agree(self, step: Callable[[], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import errno
 import select
@@ -25,8 +26,34 @@ USER_TIMEOUT = 60_000
 _NOTHING = memoryview(b"")
 
 
-class SocketWire(trio.abc.HalfCloseableStream):
-    """A connected stream socket as a Trio stream. It waits first and reads then: a stream of tokens is mostly silent.
+class PolledStream(trio.abc.Stream):
+    """A stream that can be read without waiting. It waits first and reads then: a stream of tokens is mostly silent."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """See `trio.abc.ReceiveStream.receive_some`."""
+        if max_bytes is None:
+            max_bytes = RECV_SIZE
+        elif not isinstance(max_bytes, int):
+            raise TypeError("max_bytes must be an integer or None")
+        elif max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        while True:
+            await self.wait_readable()
+            data = self.receive_nowait(max_bytes)
+            if data is not None:
+                return data
+
+    @abc.abstractmethod
+    async def wait_readable(self) -> None:
+        """Wait until `receive_nowait` may have something to say."""
+
+    @abc.abstractmethod
+    def receive_nowait(self, max_bytes: int = RECV_SIZE) -> bytes | None:
+        """Like `receive_some`, without waiting; None if nothing that is whole has come."""
+
+
+class SocketWire(PolledStream, trio.abc.HalfCloseableStream):
+    """A connected stream socket as a Trio stream.
 
     The socket is made non-blocking; over TCP, small writes leave at once and a dead peer is noticed.
     """
@@ -61,20 +88,6 @@ class SocketWire(trio.abc.HalfCloseableStream):
         except OSError:
             return "gone"
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """See `trio.abc.ReceiveStream.receive_some`."""
-        if max_bytes is None:
-            max_bytes = RECV_SIZE
-        elif not isinstance(max_bytes, int):
-            raise TypeError("max_bytes must be an integer or None")
-        elif max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
-        while True:
-            await self.wait_readable()
-            data = self.receive_nowait(max_bytes)
-            if data is not None:
-                return data
-
     async def wait_readable(self) -> None:
         """Wait until `receive_nowait` has something to say. Raises `trio.ClosedResourceError` if this end is closed."""
         await trio.lowlevel.wait_readable(self._open())
@@ -108,11 +121,6 @@ class SocketWire(trio.abc.HalfCloseableStream):
             return True
         self._rest = memoryview(data)[sent:]
         return False
-
-    @property
-    def has_rest(self) -> bool:
-        """Whether `send_nowait` has left something."""
-        return bool(self._rest)
 
     async def flush(self) -> None:
         """Send what `send_nowait` has left. If this is cancelled, nothing can be sent any more."""

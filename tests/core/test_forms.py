@@ -268,6 +268,31 @@ def test_a_text_that_is_more_is_read(text: bytes, facts: tuple[bool, bool, bool]
 
 
 @pytest.mark.parametrize(
+    ("token", "more"),
+    [
+        pytest.param(_chat(b"a"), _chat(b"a\r\rdata: [DONE]\r\rdata: b"), id="string"),
+        pytest.param(
+            b"event: content_block_delta\ndata: {}\n\n",
+            b"event: content_block_delta\ndata: {}\r\revent: message_stop\rdata: {}\n\n",
+            id="type",
+        ),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_text_with_a_line_end_in_it_is_none(token: bytes, more: bytes, together: bool) -> None:
+    """A CR alone ends a line, too: blocks whose lines end so are read, though they stand where a text would."""
+    pipeline = StandardPipeline(OpenAIChat() if b"choices" in token else AnthropicMessages())
+    pipeline.head(HEAD)
+    pipeline.feed(b'data: {"type":"message_start","message":{"model":"m"}}\n\n')  # not to be looked for any more
+    for _ in range(3):
+        pipeline.feed(token)
+    before = pipeline.watch.ended
+    pipeline.feed(token * together + more + token * together)
+    assert (before, pipeline.watch.ended) == (False, True)
+    assert pipeline.counter.data_events == 4 + more.count(b"data:") + 2 * together
+
+
+@pytest.mark.parametrize(
     ("block", "first"),
     [
         pytest.param(b'event: content_block_delta\ndata: {"delta":{"text":"%d"}}\n\n', True, id="type"),

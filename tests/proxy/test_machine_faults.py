@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from sseflow.http import Origin
+from sseflow.proxy._app import LATE
 from sseflow.testing import ScriptedUpstream, open_upstream
 
 from .peers import Peer, chunked, patience
@@ -164,23 +165,23 @@ async def test_a_machine_that_slept(rig: Rig, jumping_clock: trio.testing.MockCl
     assert not rig.log.unread("exchange")
 
 
-def block(seconds: float) -> None:
-    """Stand still, and the loop with it."""
-    time.sleep(seconds)
-
-
-async def test_a_loop_that_stood_still_is_not_the_upstreams_fault(starter: Starter) -> None:
+async def test_a_loop_that_stood_still_is_not_the_upstreams_fault(
+    starter: Starter, mock_clock: trio.testing.MockClock
+) -> None:
     """What had come by the time that the loop went on counts, however late it is read."""
-    rig = await starter(idle_timeout=0.2, progress_timeout=0.2)
+    rig = await starter(idle_timeout=10, progress_timeout=10)
     client, upstream = await rig.reach(ASK)
     await upstream.send(STREAM + chunked(TOKEN))
     await client.until(TOKEN)
-    await upstream.send(chunked(TOKEN))
-    block(0.5)
+    mock_clock.jump(30)
+    await upstream.send(chunked(TOKEN))  # before anything else runs
     await client.until(TOKEN)
+    mock_clock.jump(LATE)
+    await trio.testing.wait_all_tasks_blocked(0.01)
     await upstream.send(chunked(STOP, DONE) + LAST)
     await client.until(LAST)
     assert (await rig.line())["verdict"] == "complete"
+    mock_clock.autojump_threshold = 0.01
 
 
 async def test_many_clients_that_leave_at_once(starter: Starter) -> None:

@@ -122,6 +122,29 @@ async def test_a_json_body_until_close_needs_a_goodbye(rig: Rig, contexts: Conte
     assert (await rig.line())["verdict"] == "upstream_lost"
 
 
+async def test_a_goodbye_in_one_read_with_the_end(rig: Rig, contexts: Contexts) -> None:
+    """Once both are read no socket shows that there is an end, and the connection below stays open: it is seen."""
+    client, upstream = await reach(rig, contexts, CHAT)
+    await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{")
+    await client.until(b"{")
+    sock = upstream.socket
+
+    async def say_goodbye() -> None:
+        assert isinstance(upstream.stream, trio.SSLStream)
+        plain, _ = await upstream.stream.unwrap()  # waits for the other goodbye
+        assert isinstance(plain, trio.SocketStream)
+        upstream.stream = plain
+
+    async with trio.open_nursery() as nursery:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        await upstream.send(b"}")
+        nursery.start_soon(say_goodbye)
+        await trio.testing.wait_all_tasks_blocked()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        assert LAST in await client.until(LAST)
+    assert (await rig.line())["verdict"] == "complete"
+
+
 async def test_an_abort_says_no_goodbye(rig: Rig, contexts: Contexts) -> None:
     """A stream that was cut ends without a last chunk and without a close_notify."""
     client, upstream = await reach(rig, contexts, CHAT)

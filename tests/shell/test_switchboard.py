@@ -6,14 +6,16 @@ import contextlib
 import contextvars
 import select
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sized
 
 import pytest
 import trio
 import trio.testing
 
-from sseflow import Eof, Failed, Pipeline, Relay
+from sseflow import Eof, Failed, Head, Pipeline, Relay, Stage, by_line
+from sseflow._relay import FULL, MOST_READS
 from sseflow._switchboard import BATCH, Switchboard
+from sseflow.stages import CommentStripper
 
 pytestmark = pytest.mark.skipif(not Switchboard.is_supported(), reason="this system has no epoll")
 
@@ -132,7 +134,7 @@ async def test_steps_run_in_the_context_of_who_lends(board: Switchboard, pair: P
 class _Turns(trio.abc.Instrument):
     """How many streams were served in each turn of Trio's loop."""
 
-    def __init__(self, log: list[int]) -> None:
+    def __init__(self, log: Sized) -> None:
         self._log = log
         self._before = 0
         self.served: list[int] = []
@@ -211,9 +213,11 @@ class Polled:
         return self._sock.fileno()
 
     async def receive_some(self) -> bytes:
-        raise AssertionError("the switchboard reads")
+        await trio.lowlevel.wait_readable(self._sock)
+        return self._sock.recv(100)
 
     def receive_nowait(self) -> bytes | None:
+        self.ready = False
         try:
             return self._sock.recv(100)
         except BlockingIOError:
@@ -223,7 +227,7 @@ class Polled:
         self._log.append("close")
 
     async def send_head(self, head: object, data: bytes) -> None:
-        raise AssertionError("there is no head")
+        self._log.append(f"head {data!r}")
 
     async def send_all(self, data: bytes) -> None:
         self._log.append(f"pump {data!r}")
@@ -284,3 +288,112 @@ async def test_a_source_without_a_descriptor_is_pumped(board: Switchboard) -> No
     outcome = await Relay(receive, Pipeline(), to, switchboard=board).run()
     assert outcome.ending == Eof()
     assert await out.receive_some() == b"a"
+
+
+class Calls(Stage[bytes]):
+    """Calls a function when bytes come, and holds the head until then."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        self._what = what
+        self._called = False
+
+    def head(self, head: Head, /) -> Head | None:
+        return head if self._called else None
+
+    def feed(self, batch: bytes, /) -> bytes:
+        self._called = True
+        self._what()
+        return batch
+
+
+async def test_a_wake_from_a_stage_is_not_slept_through(board: Switchboard, pair: Pair) -> None:
+    """Also when the pump makes the step itself, because the source is ready, and has not lent anything yet."""
+    near, far = pair
+    log: list[str] = []
+    ends = Polled(near, log)
+    ends.ready = True
+    far.send(b"a")
+
+    async def on_wake() -> None:
+        log.append("woken")
+        relay.stop(Failed(ValueError()))
+
+    relay = Relay(ends, Pipeline(Calls(lambda: relay.wake())), ends, switchboard=board, on_wake=on_wake)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.run)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+    assert log == ["step b'a'", "woken", "close", "finish Failed"]
+
+
+@pytest.mark.parametrize("lent", [True, False], ids=["lent", "pumped"])
+@pytest.mark.parametrize("end", [Eof(), Failed(ValueError())], ids=["eof", "failed"])
+async def test_a_stage_that_stops_loses_nothing(board: Switchboard, pair: Pair, end: Eof | Failed, lent: bool) -> None:
+    """What the step that it is stopped in has left to the pump goes out before the end, as it does without a loan."""
+    near, far = pair
+    log: list[str] = []
+    ends = Polled(near, log)
+    stage = Calls(lambda: relay.stop(end))
+    relay = Relay(ends, Pipeline(stage), ends, head=Head(200), switchboard=board if lent else None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.run)
+        await trio.testing.wait_all_tasks_blocked()
+        far.send(b"a")
+    written = ["finish Eof", "close"] if end == Eof() else ["close", "finish Failed"]
+    assert log == ["head b'a'", *written]
+
+
+class Full(Polled):
+    """Has a lot to say before the socket has."""
+
+    def __init__(self, sock: socket.socket, log: list[str], reads: int) -> None:
+        super().__init__(sock, log)
+        self._left = reads
+
+    def receive_nowait(self) -> bytes | None:
+        if not self._left:
+            return super().receive_nowait()
+        self._left -= 1
+        return bytes(FULL)
+
+
+async def test_a_stream_that_never_pauses_lets_others_have_their_turn(board: Switchboard, pair: Pair) -> None:
+    """A step reads on behind a full read, which saves a turn, but not for as long as the reads are full."""
+    near, far = pair
+    log: list[str] = []
+    ends = Full(near, log, 3 * MOST_READS)
+    turns = _Turns(log)
+    relay = Relay(ends, Pipeline(), ends, switchboard=board)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.run)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(turns)
+        far.send(b"a")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        trio.lowlevel.remove_instrument(turns)
+        assert len(log) == 3 * MOST_READS + 1
+        assert max(turns.served) == MOST_READS
+        far.close()
+
+
+async def test_a_step_notes_the_time(board: Switchboard, pair: Pair, mock_clock: trio.testing.MockClock) -> None:
+    """When something was read, and when something was written, for whoever watches the time."""
+    near, far = pair
+    ends = Polled(near, [])
+    relay = Relay(ends, Pipeline(by_line(CommentStripper())), ends, switchboard=board)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.run)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        begun = trio.current_time()
+        for data, read, written in ((b"data: 1\n\n", 5, 5), (b": dropped\n\n", 10, 5), (b"data: 2\n\n", 15, 15)):
+            mock_clock.jump(5)
+            far.send(data)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert relay.reading_since == begun + read
+            assert relay.quiet_since == begun + written
+        # Woken, and once more lent, it has been silent for as long as before.
+        mock_clock.jump(5)
+        relay.wake()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert relay.reading_since == begun + 15
+        far.close()
