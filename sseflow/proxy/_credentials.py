@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from .. import ConfigurationError
 from ..http import Headers, Request
@@ -60,25 +60,18 @@ _SECRET = re.compile(
 _RATE_LIMIT = re.compile(rb"(?:anthropic-|x-)?ratelimit-.*")
 
 
-def bearer(key: Secret) -> Credential:
-    """``Authorization`` with a key, as OpenAI and most others want it. Raises as `api_key` does."""
-    return b"Authorization", b"Bearer " + _written(key)
-
-
-def api_key(key: Secret) -> Credential:
-    """``X-Api-Key`` with a key, as Anthropic wants it.
+def as_field(key: Secret, where: Literal["authorization", "x-api-key"]) -> Credential:
+    """The field with a key: ``Authorization: Bearer`` as OpenAI and most others want it, or Anthropic's ``X-Api-Key``.
 
     Raises:
         ConfigurationError: the key has a character that no key has: a space, a line end, anything beyond ASCII.
     """
-    return b"X-Api-Key", _written(key)
-
-
-def _written(key: Secret) -> bytes:
     value = key.reveal()
     if _KEY.fullmatch(value) is None:
         raise ConfigurationError("a key must be printable ASCII without spaces, and not empty")
-    return value.encode()
+    return (
+        (b"Authorization", b"Bearer " + value.encode()) if where == "authorization" else (b"X-Api-Key", value.encode())
+    )
 
 
 def is_credential(name: bytes) -> bool:

@@ -65,5 +65,5 @@ async def test_a_secret_is_in_nothing_that_is_said_of_a_request(
     (exchange,) = exchanges
     shown = [answer.raw.decode("latin-1"), rig.log.text, *capfd.readouterr()]
     shown += map(repr, (exchange, exchange.request, exchange.incoming, exchange.outcome, rig.app.settings))
-    shown += [repr(call) for call in exchange._calls]
+    shown += [repr(call) for call in exchange._caller.calls]
     assert [text for text in shown if "CANARY" in text] == []

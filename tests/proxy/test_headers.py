@@ -11,7 +11,7 @@ import pytest
 from sseflow import ConfigurationError, Head
 from sseflow.http import Address, Counted, Headers, NoBody, Origin
 from sseflow.http import Request as HttpRequest
-from sseflow.proxy._credentials import Credential, api_key, bearer, brings_key, is_credential, passes
+from sseflow.proxy._credentials import Credential, as_field, brings_key, is_credential, passes
 from sseflow.proxy._headers import (
     VIA_NAME,
     client_head,
@@ -355,7 +355,13 @@ def made(
     )
 
 
-OURS = bearer(Secret("sk-ours"))
+OURS: Credential = (b"Authorization", b"Bearer sk-ours")
+
+
+def test_a_key_is_written_where_its_provider_wants_it() -> None:
+    """As a bearer's, or as it is."""
+    assert as_field(Secret("sk-ours"), "authorization") == OURS
+    assert as_field(Secret("sk-ours"), "x-api-key") == (b"X-Api-Key", b"sk-ours")
 
 
 def test_without_credentials_of_ours_all_is_passed_on_as_it_came() -> None:
@@ -366,7 +372,9 @@ def test_without_credentials_of_ours_all_is_passed_on_as_it_came() -> None:
     assert passed.target == b"/v1/x?key=sk-CANARY&a=1"
 
 
-@pytest.mark.parametrize("credential", [OURS, api_key(Secret("sk-ours")), None], ids=["bearer", "x-api-key", "none"])
+@pytest.mark.parametrize(
+    "credential", [OURS, as_field(Secret("sk-ours"), "x-api-key"), None], ids=["bearer", "x-api-key", "none"]
+)
 def test_what_a_client_sent_for_us_never_reaches_an_upstream(credential: Credential | None) -> None:
     """Neither its keys nor what says whose account pays; if we have a key, exactly that one is there."""
     passed = made(SENT + KEPT, target=b"/x?key=sk-CANARY", trusted=True, credential=credential, pass_credentials=False)
@@ -386,8 +394,8 @@ def test_what_is_not_about_credentials_is_kept_with_all_values() -> None:
 
 def test_each_attempt_has_one_key_and_no_other() -> None:
     """The request for the next upstream is made of the client's own, not of that for the one before."""
-    first = made(SENT, credential=bearer(Secret("sk-FIRST")), pass_credentials=False)
-    second = made(SENT, credential=api_key(Secret("sk-SECOND")), pass_credentials=False)
+    first = made(SENT, credential=as_field(Secret("sk-FIRST"), "authorization"), pass_credentials=False)
+    second = made(SENT, credential=as_field(Secret("sk-SECOND"), "x-api-key"), pass_credentials=False)
     assert b"Bearer sk-FIRST" in dict(first.headers).values()
     assert "FIRST" not in str(second.headers)
     assert "SECOND" not in str(first.headers)
@@ -446,9 +454,9 @@ def test_a_key_in_the_query_is_left_out(target: bytes, kept: bytes) -> None:
 @pytest.mark.parametrize("key", ["", "sk a", "sk\r\nX: y", "sk\n", "sk\x00", "schlüssel", "\tsk"])
 def test_what_is_no_key_is_none_in_a_field_either(key: str) -> None:
     """A key cannot write another field, and is not repeated where it is refused."""
-    for field in (bearer, api_key):
+    for where in ("authorization", "x-api-key"):
         with pytest.raises(ConfigurationError) as raised:
-            field(Secret(key))
+            as_field(Secret(key), where)
         assert str(raised.value) == "a key must be printable ASCII without spaces, and not empty"
 
 
