@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import signal
 import socket
 import ssl
 import struct
@@ -479,3 +480,17 @@ def open_upstream(
 ) -> contextlib.AbstractAsyncContextManager[ScriptedUpstream]:
     """A `ScriptedUpstream` that listens on a free port of the loopback interface, until the block is left."""
     return serve_upstream(ScriptedUpstream(script, tls=tls, framing=framing))
+
+
+async def serve_until_signalled(upstream: Upstream, address: str) -> str | None:
+    """Serve until SIGINT or SIGTERM comes; return what is wrong if it cannot."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(upstream.run, address)
+            except ConfigurationError as error:
+                return str(error)
+            print(f"listening on {upstream.url}", flush=True)
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+    return None
