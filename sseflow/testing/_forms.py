@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from ._script import as_data
+
 #: Why an answer ends: the model was done, it may not say more, or what it said was filtered.
 Finish: TypeAlias = Literal["stop", "length", "content_filter"]
 
@@ -132,7 +134,7 @@ class Form:
 
     def stream(self, said: Said, body: Json) -> Stream:
         """The answer as a stream."""
-        return Stream((), tuple(_data(piece) for piece in said.pieces), ())
+        return Stream((), tuple(as_data(piece.replace("\n", "\ndata: ")) for piece in said.pieces), ())
 
     def whole(self, said: Said, body: Json) -> Json:
         """The answer in one piece."""
@@ -178,7 +180,7 @@ class ChatForm(Form):
         closing.append(chunk({}, _chat_finish(said)))
         if usage:
             closing.append(_data({**base, "choices": [], "usage": self._usage(said)}))
-        closing.append(_data("[DONE]").replace(b'"', b""))
+        closing.append(as_data("[DONE]"))
         return Stream(tuple(opening), tuple(chunk({"content": piece}) for piece in said.pieces), tuple(closing))
 
     def whole(self, said: Said, body: Json) -> Json:

@@ -55,12 +55,14 @@ class Asked:
         body: what was sent.
         fields: what the head of a good answer says.
         refusal: makes the answer that says what is wrong.
+        answer: what the provider says by default.
     """
 
     form: Form
     body: Json
     fields: Fields
     refusal: Callable[[Form, Problem], Iterator[Step]]
+    answer: Answer
 
     @property
     def streams(self) -> bool:
@@ -230,16 +232,16 @@ class CutAfter:
     Attributes:
         bytes: how many are sent.
         how: by an orderly close, ``"fin"``, or by a reset, ``"rst"``.
-        answer: what is cut.
+        answer: what is cut; None: the provider's default, if that is an `Answer`.
     """
 
     bytes: int
     how: Literal["fin", "rst"] = "fin"
-    answer: Behaviour = attrs.field(factory=Answer)
+    answer: Answer | None = None
 
     def steps(self, asked: Asked, /) -> Iterator[Step]:
         yield After(self.bytes, Close("cut" if self.how == "fin" else "reset"))
-        yield from self.answer.steps(asked)
+        yield from (self.answer or asked.answer).steps(asked)
 
 
 @attrs.frozen
@@ -249,16 +251,16 @@ class Stall:
     Attributes:
         after_bytes: how many are sent, head and framing included.
         name: it goes on when the test calls ``release`` with this name.
-        answer: what is stalled.
+        answer: what is stalled; None: the provider's default, if that is an `Answer`.
     """
 
     after_bytes: int = 0
     name: str | None = None
-    answer: Behaviour = attrs.field(factory=Answer)
+    answer: Answer | None = None
 
     def steps(self, asked: Asked, /) -> Iterator[Step]:
         yield After(self.after_bytes, Wait(math.inf) if self.name is None else Hold(self.name))
-        yield from self.answer.steps(asked)
+        yield from (self.answer or asked.answer).steps(asked)
 
 
 @attrs.frozen(kw_only=True)
@@ -270,7 +272,7 @@ class ErrorEvent:
         message, type, code: what it says; by default what the provider says of this status.
         after: behind how many pieces of text; 0: behind what opens the stream; None: it is the first event.
         failed: OpenAI's Responses say ``response.failed`` instead of ``error``.
-        answer: what it interrupts.
+        answer: what it interrupts; None: the provider's default, if that is an `Answer`.
     """
 
     status: int = 529
@@ -279,14 +281,14 @@ class ErrorEvent:
     code: str | None = None
     after: int | None = None
     failed: bool = False
-    answer: Answer = attrs.field(factory=Answer)
+    answer: Answer | None = None
 
     def steps(self, asked: Asked, /) -> Iterator[Step]:
         if not asked.streams:
             yield from Status(self.status, message=self.message, type=self.type, code=self.code).steps(asked)
             return
         problem = Problem(self.status, self.message, self.type, self.code)
-        said = self.answer.said()
+        said = (self.answer or asked.answer).said()
         yield asked.head()
         yield from (Send(event) for event in _after(asked.form.stream(said, asked.body), self.after))
         if self.failed and isinstance(asked.form, ResponsesForm):
@@ -303,15 +305,15 @@ class Truncated:
     Attributes:
         after: behind how many pieces of text; 0: behind what opens the stream.
         in_event: it stops inside the next event.
-        answer: what is truncated.
+        answer: what is truncated; None: the provider's default, if that is an `Answer`.
     """
 
     after: int = 1
     in_event: bool = False
-    answer: Answer = attrs.field(factory=Answer)
+    answer: Answer | None = None
 
     def steps(self, asked: Asked, /) -> Iterator[Step]:
-        said = self.answer.said()
+        said = (self.answer or asked.answer).said()
         if not asked.streams:
             body = json.dumps(asked.form.whole(said, asked.body)).encode()
             yield from _whole(200, body[: len(body) // 2], asked.fields)
@@ -565,7 +567,8 @@ class FakeProvider(Upstream):
         problem = _NO_OBJECT if body is None else form.refuse(body)
         if body is None or problem is not None:
             return self._refuse(form, problem or _NO_OBJECT)
-        asked = Asked(form, body, self._kind.fields(2), self._refuse)
+        answer = self.default if isinstance(self.default, Answer) else Answer()
+        asked = Asked(form, body, self._kind.fields(2), self._refuse, answer)
         return self._take(self._kind.key_of(request)).steps(asked)
 
     def _refuse_head(self, request: ReceivedRequest) -> Problem | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
@@ -154,9 +155,9 @@ async def test_what_was_put_out_can_be_put_in(openai_provider: FakeProvider) -> 
     openai_provider.next(Answer(text=TEXT, reasoning="Let me think.", tools=(TOOL,)))
     async with openai_client(openai_provider) as api:
         first = await api.responses.create(model="m", input="How is the weather?")
-        items = [item.model_dump(exclude_none=True) for item in first.output]
-        output = {"type": "function_call_output", "call_id": items[-1]["call_id"], "output": "sunny"}
-        answer = await api.responses.create(model="m", input=[*items, output])  # type: ignore[list-item]
+        items: Any = [item.model_dump(exclude_none=True) for item in first.output]
+        items.append({"type": "function_call_output", "call_id": items[-1]["call_id"], "output": "sunny"})
+        answer = await api.responses.create(model="m", input=items)
     assert answer.output_text == TEXT
 
 
@@ -237,9 +238,8 @@ async def read(api: openai.AsyncOpenAI) -> str:
 
 async def test_what_is_scripted_comes_in_its_order(openai_provider: FakeProvider) -> None:
     """The next requests fail as they were told to, and then the default is back."""
-    some = Answer(text=TEXT)
-    openai_provider.next(Status(503), Reset(), CutAfter(100), CutAfter(1200, "rst", answer=some))
-    openai_provider.next(ErrorEvent(), ErrorEvent(after=2, answer=some), Truncated(after=2, answer=some), Empty())
+    openai_provider.next(Status(503), Reset(), CutAfter(100), CutAfter(1200, "rst"))
+    openai_provider.next(ErrorEvent(), ErrorEvent(after=2), Truncated(after=2), Empty())
     async with openai_client(openai_provider) as api:
         outcomes = [await read(api) for _ in range(9)]
     assert openai_provider.waiting == 0
