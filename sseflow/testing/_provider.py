@@ -555,7 +555,12 @@ class FakeProvider(Upstream):
         """The key that came with a request, from where this provider looks for it."""
         return self._kind.key_of(request)
 
-    def _steps_for(self, request: ReceivedRequest) -> Iterable[Step]:
+    def _steps_for(self, request: ReceivedRequest) -> Iterator[Step]:
+        yield from self._answer(request)
+        if (request.get("connection") or "").lower() == "close":
+            yield Close("close")
+
+    def _answer(self, request: ReceivedRequest) -> Iterable[Step]:
         form = self._kind.forms.get(request.path, self._kind.others)
         if form is None:
             there_are = ", ".join(self._kind.forms)

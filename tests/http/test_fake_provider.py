@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 
 import pytest
@@ -440,3 +444,45 @@ async def test_it_speaks_tls() -> None:
         async with trio.SSLStream(plain, client, server_hostname="localhost") as stream:
             await stream.send_all(request(CHAT, QUESTION))
             assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_command_serves_until_it_is_told_to_stop() -> None:
+    """It says where it listens, knows its keys, and exits with 0."""
+    arguments = ["-m", "sseflow.testing.provider", "openai", "--listen", "127.0.0.1:0", "--key", "sk-a", "--pace", "0"]
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().removeprefix("listening on ").strip()
+            fields = {"Authorization": "Bearer sk-a"}
+            question = urllib.request.Request(url + CHAT, json.dumps(STREAM).encode(), fields)
+            with urllib.request.urlopen(question, timeout=20) as answer:
+                assert answer.read().endswith(b"data: [DONE]\n\n")
+            with pytest.raises(urllib.error.HTTPError, match="401") as caught:
+                urllib.request.urlopen(urllib.request.Request(url + CHAT, b"{}"), timeout=20)
+            caught.value.close()
+        finally:
+            process.terminate()
+        assert process.wait(timeout=20) == 0
+
+
+def test_the_command_says_what_is_wrong() -> None:
+    """An address that is none is exit status 1."""
+    arguments = ["-m", "sseflow.testing.provider", "openai", "--listen", "nowhere"]
+    run = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith("python -m sseflow.testing.provider: 'nowhere' is no address")
+
+
+async def test_a_connection_is_kept_unless_the_client_says_otherwise() -> None:
+    """One connection serves many requests, and is closed behind the one that asks for that."""
+    async with FakeProvider.serve("openai") as provider, await connect(provider) as stream:
+        received = b""
+        await stream.send_all(request(CHAT, QUESTION))
+        while not is_whole(received):
+            received += await stream.receive_some()
+        await stream.send_all(request(CHAT, QUESTION).replace(b"Host: a", b"Host: a\r\nConnection: close"))
+        with trio.fail_after(10):
+            async for data in stream:
+                received += data
+        assert received.count(b"HTTP/1.1 200 ") == 2
+        assert provider.connections == 1
