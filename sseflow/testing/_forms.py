@@ -82,12 +82,14 @@ class Stream:
     """The events of an answer: those before its text, one for each piece of that, and those behind.
 
     Attributes:
+        base: what its events have in common, or the answer that they lead to.
         keep: to be called when it has ended well, so that the provider remembers it.
     """
 
     opening: tuple[bytes, ...]
     pieces: tuple[bytes, ...]
     closing: tuple[bytes, ...]
+    base: Json = attrs.field(factory=dict[str, object])
     keep: Callable[[], object] = lambda: None
 
 
@@ -144,8 +146,8 @@ class Form:
         """The body of an answer that says what is wrong."""
         return {"error": problem.message}
 
-    def error_event(self, problem: Problem, body: Json) -> bytes:
-        """The event that says so in a stream."""
+    def error_event(self, problem: Problem, base: Json, number: int) -> bytes:
+        """The event that says so in a stream with that base, as the one of that number, from 0."""
         return b"event: error\n" + _data(self.error(problem))
 
     def keep(self, answer: Json, body: Json) -> None:
@@ -181,7 +183,8 @@ class ChatForm(Form):
         if usage:
             closing.append(_data({**base, "choices": [], "usage": self._usage(said)}))
         closing.append(as_data("[DONE]"))
-        return Stream(tuple(opening), tuple(chunk({"content": piece}) for piece in said.pieces), tuple(closing))
+        pieces = (chunk({"content": piece}) for piece in said.pieces)
+        return Stream(tuple(opening), tuple(pieces), tuple(closing), base)
 
     def whole(self, said: Said, body: Json) -> Json:
         message: Json = {"role": "assistant", "content": said.text or None, "refusal": None, "annotations": []}
@@ -193,7 +196,7 @@ class ChatForm(Form):
     def error(self, problem: Problem) -> Json:
         return openai_error(problem)
 
-    def error_event(self, problem: Problem, body: Json) -> bytes:
+    def error_event(self, problem: Problem, base: Json, number: int) -> bytes:
         return _data(self.error(problem))
 
     def _base(self, kind: str, body: Json) -> Json:
@@ -223,10 +226,10 @@ class OpenRouterForm(ChatForm):
     def error(self, problem: Problem) -> Json:
         return {"error": {"message": problem.message, "code": problem.status}, "user_id": "user_fake"}
 
-    def error_event(self, problem: Problem, body: Json) -> bytes:
+    def error_event(self, problem: Problem, base: Json, number: int) -> bytes:
         choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": "error"}
         error = {"code": problem.status, "message": problem.message}
-        return _data({**self._base("chat.completion.chunk", body), "error": error, "choices": [choice]})
+        return _data({**base, "error": error, "choices": [choice]})
 
     def _base(self, kind: str, body: Json) -> Json:
         base: Json = {"id": new_id(self.prefix), "provider": "Fake", "model": body.get("model")}
@@ -416,7 +419,7 @@ class ResponsesForm(Form):
                 case _:
                     closing += _call_events(events, i, item)
         closing.append(events.of(f"response.{whole['status']}", response=whole))
-        return Stream(tuple(opening), tuple(pieces), tuple(closing), lambda: self.keep(whole, body))
+        return Stream(tuple(opening), tuple(pieces), tuple(closing), whole, lambda: self.keep(whole, body))
 
     def whole(self, said: Said, body: Json) -> Json:
         output: list[Json] = []
@@ -468,15 +471,15 @@ class ResponsesForm(Form):
     def error(self, problem: Problem) -> Json:
         return openai_error(problem)
 
-    def error_event(self, problem: Problem, body: Json) -> bytes:
+    def error_event(self, problem: Problem, base: Json, number: int) -> bytes:
         what = {"code": problem.code or problem.type or "server_error", "message": problem.message}
-        return _named({"type": "error", **what, "param": problem.param, "sequence_number": 0})
+        return _named({"type": "error", **what, "param": problem.param, "sequence_number": number})
 
-    def failed_event(self, problem: Problem, said: Said, body: Json) -> bytes:
+    def failed_event(self, problem: Problem, base: Json, number: int) -> bytes:
         """The event that says that a response has failed."""
         error = {"code": problem.code or problem.type or "server_error", "message": problem.message}
-        failed = {**self.whole(said, body), "status": "failed", "error": error, "output": [], "usage": None}
-        return _named({"type": "response.failed", "sequence_number": 0, "response": failed})
+        failed = {**base, "status": "failed", "error": error, "output": [], "usage": None}
+        return _named({"type": "response.failed", "sequence_number": number, "response": failed})
 
 
 class _Numbered:

@@ -288,13 +288,14 @@ class ErrorEvent:
             yield from Status(self.status, message=self.message, type=self.type, code=self.code).steps(asked)
             return
         problem = Problem(self.status, self.message, self.type, self.code)
-        said = (self.answer or asked.answer).said()
-        yield asked.head()
-        yield from (Send(event) for event in _after(asked.form.stream(said, asked.body), self.after))
+        stream = asked.form.stream((self.answer or asked.answer).said(), asked.body)
+        events = _after(stream, self.after)
+        say = asked.form.error_event
         if self.failed and isinstance(asked.form, ResponsesForm):
-            yield Send(asked.form.failed_event(problem, said, asked.body))
-        else:
-            yield Send(asked.form.error_event(problem, asked.body))
+            say = asked.form.failed_event
+        yield asked.head()
+        yield from (Send(event) for event in events)
+        yield Send(say(problem, stream.base, len(events)))
         yield FinishStep()
 
 

@@ -258,6 +258,21 @@ async def test_an_error_in_a_stream_of_messages_is_raised(anthropic_provider: Fa
                 await stream.get_final_message()
 
 
+@pytest.mark.parametrize("after", [None, 0, 1])
+async def test_a_response_that_fails_is_one_for_the_sdk(openai_provider: FakeProvider, after: int | None) -> None:
+    """It is the response that had begun, and it says why it failed."""
+    openai_provider.next(ErrorEvent(after=after, failed=True, code="server_error", message="Oops"))
+    async with openai_client(openai_provider) as api:
+        stream = await api.responses.create(model="m", input="?", stream=True)
+        events = [event async for event in stream]
+    last = events[-1]
+    assert last.type == "response.failed"
+    assert last.sequence_number == len(events) - 1
+    assert last.response.error is not None
+    assert last.response.error.message == "Oops"
+    assert {event.response.id for event in events if event.type == "response.created"} <= {last.response.id}
+
+
 async def test_a_client_that_leaves_is_seen(openai_provider: FakeProvider) -> None:
     """A held answer ends when its reader goes, and says how much of it had been sent."""
     openai_provider.next(Answer(text=TEXT, hold="never"))
