@@ -111,6 +111,21 @@ class Close:
 
 
 @attrs.frozen
+class After:
+    """Play a step where so many bytes of the answer, its head and its framing included, have been sent."""
+
+    size: int
+    step: Step
+
+
+@attrs.frozen
+class Call:
+    """Call a function: what an upstream wants to know about how far its answer got."""
+
+    function: Callable[[], object]
+
+
+@attrs.frozen
 class Repeat:
     """Play steps so many times; None: for ever."""
 
@@ -118,7 +133,7 @@ class Repeat:
     steps: tuple[Step, ...]
 
 
-Step: TypeAlias = HeadStep | Send | Line | Drip | Wait | Hold | Finish | Close | Repeat
+Step: TypeAlias = HeadStep | Send | Line | Drip | Wait | Hold | Finish | Close | After | Call | Repeat
 
 
 @attrs.frozen
@@ -263,6 +278,16 @@ def _named(argument: str) -> Send:
     return Send(b"event: " + name.encode() + b"\n" + as_data(text))
 
 
+def _after(argument: str) -> After:
+    size, _, step = argument.partition(" ")
+    name, _, rest = step.strip().partition(" ")
+    if name not in _INTERRUPTIONS:
+        raise ValueError(f"after how many bytes what? One of {', '.join(_INTERRUPTIONS)}")
+    return After(_size(size), _STEPS[name][1](rest.strip()))
+
+
+_INTERRUPTIONS = ("stall", "wait", "hold", "close", "cut", "reset")
+
 #: Each step by its name, with what makes it out of the rest of its line; True: that rest must not be empty.
 _STEPS: Mapping[str, tuple[bool, Callable[[str], Step]]] = {
     "head": (False, _head),
@@ -280,6 +305,7 @@ _STEPS: Mapping[str, tuple[bool, Callable[[str], Step]]] = {
     "wait": (True, lambda text: Wait(_seconds(text))),
     "stall": (False, lambda _: Wait(math.inf)),
     "hold": (True, Hold),
+    "after": (True, _after),
     "end": (False, lambda text: Finish(tuple(_field(word) for word in shlex.split(text)))),
     "close": (False, lambda _: Close("close")),
     "cut": (False, lambda _: Close("cut")),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-import signal
 import ssl
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import trio
 from .._errors import ConfigurationError
 from ._script import Script
 from ._scripts import SCRIPTS
-from ._upstream import ScriptedUpstream
+from ._upstream import ScriptedUpstream, serve_until_signalled
 
 _EPILOG = """\
 A script has one step a line:
@@ -58,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigurationError, OSError, ssl.SSLError) as error:
         print(f"{parser.prog}: {options.script or options.inline or options.fault}:\n{error}", file=sys.stderr)
         return 2
-    wrong = trio.run(_run, ScriptedUpstream(script, tls=tls, framing=options.framing), options.listen)
+    wrong = trio.run(serve_until_signalled, ScriptedUpstream(script, tls=tls, framing=options.framing), options.listen)
     if wrong is not None:
         print(f"{parser.prog}: {wrong}", file=sys.stderr)
         return 1
@@ -79,20 +78,6 @@ def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     return context
-
-
-async def _run(upstream: ScriptedUpstream, address: str) -> str | None:
-    """Serve until a signal comes; return what is wrong if it cannot."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(upstream.run, address)
-            except ConfigurationError as error:
-                return str(error)
-            print(f"listening on {upstream.url}", flush=True)
-            await anext(signals)
-            nursery.cancel_scope.cancel()
-    return None
 
 
 if __name__ == "__main__":

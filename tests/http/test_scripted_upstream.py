@@ -59,6 +59,11 @@ PLAYED = {
     "trailers": ("head\nend 'A: b'\nclose", CHUNKED + b"0\r\nA: b\r\n\r\n"),
     "info": ("info 103\nclose", b"HTTP/1.1 103 Informational\r\n\r\n"),
     "reset": ("reset", b"<reset>"),
+    "cut-after": ("after 20 cut\nhead close\nend", HEAD[:20]),
+    "cut-after-nothing": ("after 0 cut\nhead close\nend", b""),
+    "cut-after-too-much": ("head close\nafter 5 cut\ndata abc\nend", HEAD + b"\r\n"),
+    "cut-after-more-than-there-is": ("after 1KiB cut\nhead close\nend", HEAD + b"\r\n"),
+    "reset-after": ("after 20 wait 0\nhead close\nafter 0 reset", HEAD + b"\r\n<reset>"),
     "repeat": ("head close\nrepeat 2\n  data a\n  repeat 2\n    data b\ndata c\nclose", HEAD + b"\r\nabbabbc"),
     "status-type-and-fields": (
         "head 429 length type=text/plain 'Retry-After: 3'\nend\nclose",
@@ -193,6 +198,8 @@ async def test_over_tls_a_cut_has_no_close_notify() -> None:
 
 
 WRONG = {
+    "head\nafter 20 token a": (2, "after how many bytes what? One of stall, wait"),
+    "head\nafter many cut": (2, "'many' is no size"),
     "jump": (1, "there is no step 'jump'"),
     "data": (1, "data of what?"),
     "wait long": (1, "'long' is no number of seconds"),
