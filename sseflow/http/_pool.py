@@ -269,6 +269,11 @@ class Call:
         self.http_version = response.http_version
         self._response = response
 
+    @property
+    def peeked(self) -> bytes:
+        """What was peeked at."""
+        return b"".join(self._peeked)
+
     async def peek(self) -> bytes:
         """Receive more bytes of the body, and keep them: `receive_some` gives all of them again.
 

@@ -116,6 +116,7 @@ class Answer:
         "_warming_scope",
         "bytes_when_left",
         "calls",
+        "cookies",
         "ended_before",
         "ends_with_client",
         "first_data",
@@ -154,6 +155,9 @@ class Answer:
 
         self._read_as = Head(200)
         """The head of the call that is, or was last, relayed, with the type that it should have had."""
+
+        self.cookies = True
+        """Whether an upstream's cookies are passed on."""
 
         self.first_data: float | None = None
         """When the first data came that opens a gate."""
@@ -254,7 +258,9 @@ class Answer:
         if incoming.last or self.keep_alives:
             sink.drop_bom()
         upstream_head = self._read_as if self.pipeline is None else self._read_as.without(b"content-encoding")
-        head = client_head(upstream_head, http_version=call.http_version, request_id=self._request_id)
+        head = client_head(
+            upstream_head, http_version=call.http_version, request_id=self._request_id, cookies=self.cookies
+        )
         self.running = relay = Relay(
             source, pipeline, sink, head=head, on_wake=self._write_keep_alive, switchboard=self._switchboard
         )

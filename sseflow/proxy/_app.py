@@ -11,7 +11,6 @@ import trio
 
 from .. import RequestError
 from .._switchboard import Switchboard
-from ..dialects import DialectError
 from ..http import (
     Dial,
     Headers,
@@ -21,12 +20,15 @@ from ..http import (
     ServerConnection,
     connect,
 )
+from ._admin import Admin
+from ._auth import NotAuthenticated
 from ._exchange import Exchange, Handler, dialect_for, forward
 from ._headers import host_name, plain_head, request_id, target_of
 from ._log import plain
-from ._routing import Routing
+from ._routing import Path, Routing
 from ._settings import Settings
 from ._verdict import Drained
+from ._words import as_answer
 
 SWEEP = 1.0
 """Seconds between two looks at all streams; shorter if a deadline is."""
@@ -96,9 +98,13 @@ class App:
         self._hurry = trio.Event()
 
     async def run(
-        self, listeners: Sequence[Listener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        listeners: Sequence[Listener],
+        admin: Sequence[Listener] = (),
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until the proxy is drained."""
+        """Serve until the proxy is drained; operators, on listeners of their own, until the last exchange has ended."""
         try:
             async with trio.open_nursery() as self.nursery:
                 nursery = self.nursery
@@ -106,6 +112,11 @@ class App:
                 if self.switchboard is not None:
                     nursery.start_soon(self.switchboard.run)
                 nursery.start_soon(self._end_in_time)
+                if admin:
+                    pages = Admin(self, self.settings.admin_token)
+                    await nursery.start(
+                        Server(pages.handle, refuse=pages.refuse, on_error=self.log_exception).run, admin
+                    )
                 await self._server.run(listeners, task_status=task_status)
                 nursery.cancel_scope.cancel()
         finally:
@@ -190,12 +201,24 @@ class App:
         elif (found := self.routing.find(path)) is None:
             await self._turn_away(incoming, RequestError(404, "there is no route for that path", close=False))
         else:
-            exchange = Exchange(self, incoming, *found)
+            try:
+                owner = self._who(incoming, found[0])
+            except RequestError as error:
+                await self._turn_away(incoming, error)
+                return
+            exchange = Exchange(self, incoming, *found, owner=owner)
             self._exchanges[exchange] = None
             try:
                 await exchange.run(self.handlers.get(path.partition(b"?")[0], forward))
             finally:
                 del self._exchanges[exchange]
+
+    def _who(self, incoming: Incoming, path: Path) -> str | None:
+        """Whose request it is, if clients have tokens. Raises `RequestError` if it may not come in."""
+        tokens = self.settings.tokens
+        if tokens is None:
+            return None
+        return tokens.authenticate(incoming.request.headers, path.settings.path.decode() or "/").name
 
     async def _tell(self, incoming: Incoming, status: int, word: str) -> None:
         whose = {} if self.worker is None else {"worker": self.worker}
@@ -225,8 +248,9 @@ class App:
         headers = plain_head(given_id)
         if error.status == 503:
             headers = (*headers, (b"Retry-After", b"1"), (b"Proxy-Status", b"sseflow; error=connection_limit_reached"))
-        kind = "invalid_request_error" if error.status < 500 else "api_error"
-        return headers, dialect_for(path).error_body(DialectError(str(error), kind, None), request_id=given_id)
+        if isinstance(error, NotAuthenticated):
+            headers = (*headers, *error.headers)
+        return headers, dialect_for(path).error_body(as_answer(error)[1], request_id=given_id)
 
     def log_exception(self, message: str, error: BaseException) -> None:
         """Log what should not have happened. Nothing of any traffic is in it."""

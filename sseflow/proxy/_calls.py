@@ -20,12 +20,16 @@ from .. import (
     StreamError,
     UpstreamError,
     UpstreamLost,
+    UpstreamRefused,
     UpstreamTimeout,
     is_event_stream,
 )
+from ..dialects import RequestBody
 from ..http import Call, Counted, Request
-from ..resilience import Leg, hedged, retrying
+from ..resilience import Judgement, Leg, Reason, Secret, hedged, retrying
+from ._credentials import as_field, brings_key, passes
 from ._headers import upstream_request
+from ._models import check_model
 from ._probe import Probe
 from ._refusal import View, is_unlabelled, refusal_of
 from ._routing import Attempt, Path, Plan
@@ -125,7 +129,14 @@ class Caller:
     async def _first(self, ask: _Ask, leg: Leg[tuple[Call, Attempt]] | None) -> tuple[Call, Attempt]:
         """The first attempt that goes well; each has failed, or is delivered, before there is another."""
         skip = 0 if leg is None else leg.number - 1
-        plan = Plan(self._path, endpoint=self._exchange.dialect.name, model=self._exchange.model or "", skip=skip)
+        exchange = self._exchange
+        plan = Plan(
+            self._path,
+            endpoint=exchange.dialect.name,
+            model=exchange.model or "",
+            brings_key=brings_key(exchange.request.headers),
+            skip=skip,
+        )
         attempt = plan.next(trio.current_time())
         if attempt is None:
             assert plan.refused is not None
@@ -153,19 +164,25 @@ class Caller:
         now = trio.current_time()
         judgement = plan.failed(attempt, error, now)
         following = plan.next(now) if ask.body is not None or not self.called else None
+        echoed = _hide(attempt.key, error, call)
         self._exchange.note_failure(attempt, error, judgement, goes_on=following is not None)
-        exhausted = judgement.next_key and len(attempt.provider.settings.keys) > 1 and plan.refused is not None
-        if following is None and not exhausted and call is not None and call.head.status >= 400:
+        if following is None and self._speaks_for_keys(attempt, judgement):
+            assert attempt.provider.keys is not None
+            error = attempt.provider.keys.exhausted(now).refusal()
+        elif following is None and not echoed and call is not None and call.head.status >= 400:
             await self._drop_refused()
-            self._refused = call, attempt
-        elif call is not None:
+            self._refused, call = (call, attempt), None
+        if call is not None:
             await _close(call)
-        if following is not None:
-            return following
-        if exhausted:
-            assert plan.refused is not None
-            raise plan.refused from error
-        raise error
+        if following is None:
+            raise error
+        return following
+
+    @staticmethod
+    def _speaks_for_keys(attempt: Attempt, judgement: Judgement) -> bool:
+        """Whether what is wrong is a key of ours, so that the client cannot make sense of what the upstream says."""
+        several = len(attempt.provider.settings.keys) > 1
+        return judgement.next_key and (several or judgement.reason is Reason.UNAUTHORIZED)
 
     async def _drop_refused(self) -> None:
         if self._refused is not None:
@@ -181,9 +198,12 @@ class Caller:
         self.attempt = attempt
         settings = attempt.provider.settings
         peer = incoming.connection.peer
+        body = self._body_for(settings, ask.body)
+        credential = None if attempt.key is None else as_field(attempt.key, settings.key_field)
+        exchange.passes_cookies(passes(exchange.request, credential, settings.pass_credentials))
         request = upstream_request(
             exchange.request,
-            incoming.body_framing if ask.body is None else Counted(len(ask.body)),
+            incoming.body_framing if body is None else Counted(len(body)),
             target=ask.target,
             authority=settings.origin.authority,
             prefix=settings.origin.prefix,
@@ -191,15 +211,34 @@ class Caller:
             scheme=incoming.connection.scheme,
             trusted=exchange.trusts(peer),
             request_id=exchange.id,
+            credential=credential,
+            pass_credentials=settings.pass_credentials,
+            tell_who=settings.tell_who,
         )
         call = await attempt.provider.pool.call(settings.origin)
         try:
-            return await self._send(call, settings, request, ask.body)
+            return await self._send(call, settings, request, body)
         except UpstreamLost:
-            if not self._may_repeat(call, request, ask.body):
+            if not self._may_repeat(call, request, body):
                 raise
         call = await attempt.provider.pool.call(settings.origin, fresh=True)
-        return await self._send(call, settings, request, ask.body)
+        return await self._send(call, settings, request, body)
+
+    def _body_for(self, settings: Upstream, body: bytes | None) -> bytes | None:
+        """The body as an upstream is to get it: with its own name of the model.
+
+        Raises:
+            ModelSpoiled: the upstream would call another model.
+        """
+        model = self._exchange.model
+        if body is None or model is None or settings.type is None:
+            return body
+        theirs = settings.models.get(model, model)
+        check_model(settings.type, settings.name, str(settings.origin), theirs)
+        if theirs == model:
+            return body
+        asked = RequestBody.parse(body)
+        return body if asked is None else asked.replace(model=theirs)
 
     def _may_repeat(self, call: Call, request: Request, body: bytes | None) -> bool:
         """Whether nothing can be generated twice (RFC 9110, section 9.2.2)."""
@@ -284,3 +323,13 @@ def stalled(policy: Policy, *, idle: bool) -> UpstreamTimeout:
 async def _close(call: Call) -> None:
     with trio.CancelScope(shield=True):
         await call.aclose()
+
+
+def _hide(key: Secret | None, error: Exception, call: Call | None) -> bool:
+    """Take our key out of what an upstream said, if it repeats it; return whether its body does, too."""
+    if key is None:
+        return False
+    value = key.reveal()
+    if isinstance(error, UpstreamRefused) and error.said is not None:
+        error.said = error.said.replace(value, key.hint)
+    return call is not None and value.encode() in call.peeked

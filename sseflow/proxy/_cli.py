@@ -14,8 +14,8 @@ import attrs
 import truststore
 
 from .. import ConfigurationError
-from ..http import CODINGS, Address, Encoder, HeadLimits, Origin, ServerLimits, proxy_for
-from ._settings import Binding, Network, Policy, Route, Settings, Upstream
+from ..http import CODINGS, Address, Encoder, HeadLimits, Network, Origin, ServerLimits, proxy_for
+from ._settings import Binding, Policy, Route, Settings, Upstream
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
 

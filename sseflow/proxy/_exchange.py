@@ -90,7 +90,7 @@ class Exchange:
             await answer.relay(await exchange.call())
     """
 
-    def __init__(self, app: App, incoming: Incoming, path: Path, target: bytes) -> None:
+    def __init__(self, app: App, incoming: Incoming, path: Path, target: bytes, *, owner: str | None = None) -> None:
         self.incoming = incoming
         self.request = incoming.request
         self.id = request_id(incoming.request)
@@ -98,6 +98,9 @@ class Exchange:
         """What the client asks for, below the path of its route."""
 
         self.dialect = dialect_for(target)
+        self.owner = owner
+        """Whose request it is, if that is known."""
+
         self.model: str | None = None
         """That the request names."""
 
@@ -351,7 +354,11 @@ class Exchange:
 
     async def inform(self, status: int, headers: Headers) -> None:
         """Pass a response of the class 1xx on."""
-        await self._answer.inform(status, end_to_end(headers))
+        await self._answer.inform(status, end_to_end(headers, cookies=self._answer.cookies))
+
+    def passes_cookies(self, passes: bool) -> None:
+        """Say whether the cookies of the upstream that is called next are for the client."""
+        self._answer.cookies = passes
 
     def note_failure(self, attempt: Attempt, error: Exception, judgement: Judgement, *, goes_on: bool) -> None:
         """Log an attempt that has failed."""

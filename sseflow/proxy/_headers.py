@@ -9,6 +9,7 @@ from collections.abc import Set
 from .. import Head, RequestError, is_event_stream
 from ..http import Chunked, Counted, Framing, Headers, Request, connection_options, split_absolute
 from ._credentials import Credential, one_key, passes, without_credentials, without_keys
+from ._models import join
 
 _HOP_BY_HOP = frozenset(
     {
@@ -39,6 +40,9 @@ _NEVER_PASSED_ON = _HOP_BY_HOP | {
 
 #: The same, for peers that are not believed.
 _NOT_PASSED_ON = _NEVER_PASSED_ON | _FORWARDED
+#: What an upstream says of us, when it was called with a key of ours.
+_ABOUT_US = frozenset({b"set-cookie", b"openai-organization", b"openai-project"})
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HOST_NAME = re.compile(rb"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 
@@ -134,7 +138,7 @@ def upstream_request(
         headers += _forwarded(request, names, peer=peer, scheme=scheme, trusted=trusted)
     headers.append((b"Via", b", ".join([*vias, request.http_version + b" " + VIA_NAME])))
     headers.append((b"X-Request-Id", request_id.encode()))
-    path = prefix.encode() + target if target != b"*" else target
+    path = join(prefix.encode(), target) if target != b"*" else target
     return Request(request.method, path, tuple(headers))
 
 
@@ -154,8 +158,11 @@ def _forwarded(
 
 
 def end_to_end(headers: Headers, *, cookies: bool = True) -> Headers:
-    """The fields of an upstream's answer that are not about the connection to it; ``cookies``: with its cookies."""
-    drop = _HOP_BY_HOP | connection_options(headers) | (set() if cookies else {b"set-cookie"})
+    """The fields of an upstream's answer that are not about the connection to it.
+
+    ``cookies``: with its cookies, and with what says whose account pays.
+    """
+    drop = _HOP_BY_HOP | connection_options(headers) | (set() if cookies else _ABOUT_US)
     return tuple(field for field in headers if field[0] not in drop)
 
 

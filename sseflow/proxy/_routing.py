@@ -42,6 +42,7 @@ class Provider:
                     tls=settings.tls,
                     connect_timeout=settings.connect_timeout,
                     tls_timeout=settings.tls_timeout,
+                    allow_networks=settings.allow_networks,
                 ),
                 head=settings.head,
                 write_timeout=settings.write_timeout,
@@ -169,15 +170,17 @@ class Plan:
     Args:
         path: the route.
         endpoint, model: what is asked for, and of whom; a breaker has an eye on each.
+        brings_key: whether the client has a key of its own: where that is passed on, none of ours is tried.
         skip: providers to leave for last, for a second call beside a first one.
     """
 
-    def __init__(self, path: Path, *, endpoint: str, model: str, skip: int = 0) -> None:
+    def __init__(self, path: Path, *, endpoint: str, model: str, brings_key: bool = False, skip: int = 0) -> None:
         providers = path.in_order()
         self._left = providers[skip:] + providers[:skip]
         self._path = path
         self._endpoint = endpoint
         self._model = model
+        self._brings_key = brings_key
         self._provider: Provider | None = None
         self._walk: Walk | None = None
 
@@ -191,7 +194,8 @@ class Plan:
                 if not self._left:
                     return None
                 self._provider = self._left.pop(0)
-                self._walk = None if self._provider.keys is None else self._provider.keys.walk()
+                theirs = self._brings_key and self._provider.settings.pass_credentials
+                self._walk = None if self._provider.keys is None or theirs else self._provider.keys.walk()
             provider, walk = self._provider, self._walk
             key = None if walk is None else walk.next(now)
             if walk is None or key is None:

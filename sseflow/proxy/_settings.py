@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 
 from .._events import DEFAULT_MAX_EVENT
 from .._lines import DEFAULT_MAX_LINE
-from ..http import DEFAULT_MAX_DECODED, DEFAULT_MAX_RATIO, Address, HeadLimits, Origin, ServerLimits
+from ..http import DEFAULT_MAX_DECODED, DEFAULT_MAX_RATIO, Address, HeadLimits, Network, Origin, ServerLimits
 from ..resilience import BreakerOptions, RetryPolicy, Secret
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
+from ._auth import Tokens
+from ._models import ProviderType
 
 WARM = 0.1
 """Seconds that a head waits for the first content with ``gate="warm"``: what fails at once is still a status."""
@@ -106,7 +106,20 @@ class Upstream:
     """Where it wants them."""
 
     pass_credentials: bool = True
-    """Whether what the client sent to be let in by us is passed on."""
+    """Whether what the client sent to be let in is passed on. If there are keys, a key of the client's own goes in the
+    place of ours. Never for clients whose keys are tokens for us."""
+
+    tell_who: bool = True
+    """Whether it learns, by ``X-Forwarded-*``, who asked, and for whom."""
+
+    allow_networks: tuple[Network, ...] | None = None
+    """What it may be connected to beside public addresses; None: anything."""
+
+    models: Mapping[str, str] = attrs.field(factory=dict)
+    """Names of models that clients use, and its own."""
+
+    type: ProviderType | None = None
+    """How it is spoken to; None: that is not known, and nothing is checked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -173,6 +186,14 @@ class Settings:
 
     hosts: frozenset[bytes] = frozenset()
     """Names, without ports and in lower case, that ``Host`` may have; empty: any."""
+
+    tokens: Tokens | None = None
+    """Of clients; None: whoever can connect may ask."""
+
+    admin: Binding | None = None
+    """Where operators connect to."""
+
+    admin_token: Secret | None = None
 
     def trusts(self, peer: str) -> bool:
         """Whether ``peer``, an IP address or ``unix``, is among the trusted."""

@@ -6,7 +6,7 @@ from .. import RequestError, StreamError, TooLong, UpstreamError, UpstreamRefuse
 from ..dialects import DialectError
 from ._verdict import Drained, Interrupted, of_error
 
-_REQUEST_ERRORS = {401: "authentication_error", 403: "permission_error"}
+_REQUEST_ERRORS = {401: "authentication_error", 403: "permission_error", 503: "api_error"}
 
 
 def as_answer(error: Exception) -> tuple[int, DialectError]:

@@ -66,7 +66,18 @@ OPTIONS = {
 FILES = {"upstream.tls": "--upstream-ca"}
 
 #: What only a configuration file can say.
-IN_FILES_ONLY = {"upstream.keys", "upstream.key_field", "upstream.pass_credentials"}
+IN_FILES_ONLY = {
+    "admin",
+    "admin_token",
+    "tokens",
+    "upstream.allow_networks",
+    "upstream.key_field",
+    "upstream.keys",
+    "upstream.models",
+    "upstream.pass_credentials",
+    "upstream.tell_who",
+    "upstream.type",
+}
 
 
 def value(settings: Settings, path: str) -> object:
