@@ -92,8 +92,18 @@ async def test_one_wins_where_both_have_content_at_once(autojump_clock: trio.tes
 
         return call
 
-    winner = await hedged(call(5, "first"), call(3, "second"), 2)
+    outcomes: list[LegOutcome] = []
+    winner = await hedged(call(5, "first"), call(3, "second"), 2, record=outcomes.append)
     assert given == [winner]
+    assert {(outcome.ending, outcome.error) for outcome in outcomes} == {(LegEnding.WON, None), (LegEnding.LOST, None)}
+
+
+async def test_a_rival_that_comes_with_the_content_is_not_called(autojump_clock: trio.testing.MockClock) -> None:
+    """Whichever of the two the scheduler lets go first, there is content by the time the second would be called."""
+    for _ in range(40):
+        outcomes: list[LegOutcome] = []
+        assert await hedged(takes(2, "first"), never, 2, record=outcomes.append) == "first"
+        assert endings(outcomes) == [(1, LegEnding.WON)]
 
 
 async def test_who_cannot_be_cancelled_is_refused(autojump_clock: trio.testing.MockClock) -> None:
@@ -180,6 +190,7 @@ async def test_without_a_token_there_is_no_second_call(autojump_clock: trio.test
     budget = RetryBudget(share=0, floor=0, most=1)
     assert await hedged(takes(9, "first"), takes(1, "second"), 2, budget=budget) == "second"
     assert await hedged(takes(9, "first"), never, 2, budget=budget) == "first"
+    assert await hedged(takes(1, "first"), never, 2, budget=budget) == "first"
     assert (budget.retries, budget.refused) == (1, 1)
 
 
