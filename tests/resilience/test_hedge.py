@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -80,21 +81,22 @@ async def test_the_first_may_still_win(autojump_clock: trio.testing.MockClock) -
 
 
 async def test_one_wins_where_both_have_content_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    """What comes too late is cancelled before it gives anything away."""
-    given: list[str] = []
-
-    def call(seconds: float, name: str) -> Call:
-        async def call(leg: Leg[str]) -> str:
-            await trio.sleep(seconds)
-            await leg.first_content()
-            given.append(name)
-            return name
-
-        return call
-
+    """What comes too late is cancelled before it gives anything away, though it was already about to go on."""
+    given: list[int] = []
     outcomes: list[LegOutcome] = []
-    winner = await hedged(call(5, "first"), call(3, "second"), 2, record=outcomes.append)
-    assert given == [winner]
+    there = trio.Event()
+
+    async def call(leg: Leg[str]) -> str:
+        await there.wait()
+        await leg.first_content()
+        given.append(leg.number)
+        return "answer"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(hedged, call, call, 0, record=outcomes.append))
+        await trio.testing.wait_all_tasks_blocked()
+        there.set()
+    assert len(given) == 1
     assert {(outcome.ending, outcome.error) for outcome in outcomes} == {(LegEnding.WON, None), (LegEnding.LOST, None)}
 
 
