@@ -44,7 +44,7 @@ class RetryBudget:
     def request(self) -> None:
         """Count a request, which is not a retry."""
         self.requests += 1
-        self._tokens = min(self.most, self._tokens + self.share)
+        self._tokens += self.share
 
     def take(self, now: float) -> bool:
         """Take a token for a retry, if there is one."""

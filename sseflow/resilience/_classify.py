@@ -359,7 +359,8 @@ _UNKNOWN = _Rule(kind=Kind.GENERIC, retryable=False)
 
 
 def _facts(error: Exception) -> _Facts:
-    text = (getattr(error, "said", None) or str(error) or type(error).__name__)[:MOST_TEXT]
+    said = error.said if isinstance(error, UpstreamRefused) else None
+    text = (said or str(error) or type(error).__name__)[:MOST_TEXT]
     start = text.find("{")
     body = (error_in(text[start:].encode(errors="replace")) if start >= 0 else None) or DialectError()
     codes = (getattr(error, "code", None), getattr(error, "type", None), body.code, body.type)
@@ -371,7 +372,8 @@ def _facts(error: Exception) -> _Facts:
         codes=frozenset(code for code in codes if isinstance(code, str)),
         known_status=known,
         status=known or _status_in(text) or body.status,
-        retry_after=seconds if isinstance(seconds, int | float) else None,
+        # It may have stood in a stream, where nobody has checked it.
+        retry_after=seconds if isinstance(seconds, int | float) and seconds >= 0 else None,
         text=text,
         detail=body.message or text,
     )

@@ -329,6 +329,7 @@ def test_a_user_is_told_in_plain_words() -> None:
     found = classify(refused(429, "x", wait=7))
     assert found.message == "The provider is limiting the rate of requests."
     assert found.retry_after == 7
+    assert [classify(refused(429, wait=wait)).retry_after for wait in (-1, float("nan"), 0)] == [None, None, 0]
     assert len({Classification(kind=kind, retryable=False).message for kind in Kind}) == len(Kind)
 
 

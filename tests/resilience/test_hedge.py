@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -80,20 +81,31 @@ async def test_the_first_may_still_win(autojump_clock: trio.testing.MockClock) -
 
 
 async def test_one_wins_where_both_have_content_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    """What comes too late is cancelled before it gives anything away."""
-    given: list[str] = []
+    """What comes too late is cancelled before it gives anything away, though it was already about to go on."""
+    given: list[int] = []
+    outcomes: list[LegOutcome] = []
+    there = trio.Event()
 
-    def call(seconds: float, name: str) -> Call:
-        async def call(leg: Leg[str]) -> str:
-            await trio.sleep(seconds)
-            await leg.first_content()
-            given.append(name)
-            return name
+    async def call(leg: Leg[str]) -> str:
+        await there.wait()
+        await leg.first_content()
+        given.append(leg.number)
+        return "answer"
 
-        return call
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(hedged, call, call, 0, record=outcomes.append))
+        await trio.testing.wait_all_tasks_blocked()
+        there.set()
+    assert len(given) == 1
+    assert {(outcome.ending, outcome.error) for outcome in outcomes} == {(LegEnding.WON, None), (LegEnding.LOST, None)}
 
-    winner = await hedged(call(5, "first"), call(3, "second"), 2)
-    assert given == [winner]
+
+async def test_a_rival_that_comes_with_the_content_is_not_called(autojump_clock: trio.testing.MockClock) -> None:
+    """Whichever of the two the scheduler lets go first, there is content by the time the second would be called."""
+    for _ in range(40):
+        outcomes: list[LegOutcome] = []
+        assert await hedged(takes(2, "first"), never, 2, record=outcomes.append) == "first"
+        assert endings(outcomes) == [(1, LegEnding.WON)]
 
 
 async def test_who_cannot_be_cancelled_is_refused(autojump_clock: trio.testing.MockClock) -> None:
@@ -180,6 +192,7 @@ async def test_without_a_token_there_is_no_second_call(autojump_clock: trio.test
     budget = RetryBudget(share=0, floor=0, most=1)
     assert await hedged(takes(9, "first"), takes(1, "second"), 2, budget=budget) == "second"
     assert await hedged(takes(9, "first"), never, 2, budget=budget) == "first"
+    assert await hedged(takes(1, "first"), never, 2, budget=budget) == "first"
     assert (budget.retries, budget.refused) == (1, 1)
 
 

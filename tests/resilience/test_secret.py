@@ -7,19 +7,18 @@ import json
 import pickle
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sseflow.resilience import Secret
 
 
-@given(st.text(min_size=1))
+@given(st.text())
 def test_a_secret_is_not_shown(value: str) -> None:
-    """Neither `repr` nor `str` nor formatting shows a value; `reveal` gives it."""
+    """`repr`, `str` and formatting show the same whatever the value is; `reveal` gives it."""
     secret = Secret(value)
-    assume(value not in "Secret(...)")
-    for shown in (repr(secret), str(secret), f"{secret}", f"{[secret]}", repr(ValueError(secret))):
-        assert value not in shown
+    assert {repr(secret), str(secret), f"{secret}"} == {"Secret(...)"}
+    assert repr(ValueError(secret)) == "ValueError(Secret(...))"
     assert secret.reveal() == value
 
 
