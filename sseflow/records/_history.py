@@ -2,8 +2,8 @@
 
 # One file of SQLite, one connection, one thread at a time. Who wants something stored waits for his turn, and the one
 # whose turn it is writes what all have brought, in one transaction: there is no task that writes, and nothing to hand
-# over to one. Nobody waits for longer than `disk_timeout`. A thread that hangs in the disk keeps the turn; until it comes
-# back everything is refused at once.
+# over to one. Nobody waits for longer than `disk_timeout`. A thread that hangs in the disk keeps the turn; until it
+# comes back everything is refused at once.
 
 from __future__ import annotations
 
