@@ -135,21 +135,22 @@ def test_what_is_not_complete_makes_no_link_of_a_chain(data: bytes) -> None:
     assert CompleteResponse.of(request(input="a"), data) is None
 
 
-TAKEN_BACK = [
+HOSTED: list[Item] = [
+    {"type": kind, "id": "x", "status": "completed"}
+    for kind in (
+        "computer_call",
+        "file_search_call",
+        "web_search_call",
+        "code_interpreter_call",
+        "image_generation_call",
+    )
+]
+TAKEN_BACK: list[tuple[Item, Item]] = [
     (SAID, without(SAID, "id", "status")),
     (CALL, without(CALL, "id", "status")),
     ({"type": "custom_tool_call", "id": "c", "call_id": "x"}, {"type": "custom_tool_call", "call_id": "x"}),
     ({"type": "compaction", "id": "c", "created_by": "x"}, {"type": "compaction", "id": "c"}),
-    *(
-        ({"type": kind, "id": "x", "status": "completed"}, {"type": kind, "id": "x", "status": "completed"})
-        for kind in (
-            "computer_call",
-            "file_search_call",
-            "web_search_call",
-            "code_interpreter_call",
-            "image_generation_call",
-        )
-    ),
+    *((hosted, hosted) for hosted in HOSTED),
 ]
 
 
