@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import sqlite3
@@ -128,7 +127,7 @@ class History:
         Call it when the client has its answer: this may take up to ``disk_timeout``.
 
         Returns:
-            Whether it is on the disk.
+            Whether it is on the disk; False also if that took too long to be known.
         """
         size = sum(map(len, (response.id, response.previous_id or "", *response.input, *response.output))) + _ROW
         if size > self._max_bytes or self._held + size > self._max_pending:
@@ -420,26 +419,25 @@ def _make_safe(path: Path) -> None:
 
 
 def _make_private(directory: int, name: str, *, create: bool) -> None:
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    # What is there is never opened: to close it again would drop the locks that this process has on it. Between a look
+    # and a change nobody else can put another file in its place, since the directory is ours.
+    if create:
+        with contextlib.suppress(FileExistsError):
+            file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+            os.close(file)
     try:
-        file = os.open(name, flags, 0o600, dir_fd=directory)
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
+    if stat.S_ISLNK(status.st_mode):
         raise ConfigurationError(
             f"{name} is a symbolic link: the history follows none; remove it, or name the file itself"
-        ) from error
-    try:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_uid != os.geteuid():
-            raise ConfigurationError(
-                f"{name} is not a plain file of this user with one name: move it away, or name another file"
-            )
-        os.fchmod(file, 0o600)
-    finally:
-        os.close(file)
+        )
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or status.st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"{name} is not a plain file of this user with one name: move it away, or name another file"
+        )
+    os.chmod(name, 0o600, dir_fd=directory)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

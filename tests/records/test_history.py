@@ -1,6 +1,6 @@
 """The history of chains of responses: whole or not at all, for its owner only, whatever the disk does."""
 
-# ruff: noqa: ASYNC220, ASYNC240 - a test may block; what it tests may not
+# ruff: noqa: ASYNC220, ASYNC221, ASYNC240 - a test may block; what it tests may not
 
 from __future__ import annotations
 
@@ -377,6 +377,47 @@ async def test_several_processes_may_open_it_at_once(path: Path) -> None:
     ]
     assert [worker.wait(60) for worker in workers] == [0] * 4
     assert sorted(_ids(path)) == ["r0", "r1", "r2", "r3"]
+
+
+async def test_opening_it_again_drops_no_lock(path: Path) -> None:
+    """A process may have it open twice, as while it changes its configuration: what the one locks stays locked."""
+    lock = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    async with open_history(path) as history:
+        history._connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ConfigurationError, match="database is locked"):
+            async with open_history(path, disk_timeout=0.1):
+                pass
+        other = subprocess.run([sys.executable, "-c", lock, str(path)], capture_output=True, text=True, check=False)
+        assert "database is locked" in other.stderr
+        history._connection.execute("ROLLBACK")
+
+
+async def test_a_damaged_row_is_none(path: Path) -> None:
+    """What is read is checked, whoever wrote it."""
+    async with open_history(path) as history:
+        await history.store("ann", response("r1"))
+        await history.store("ann", response("r2", "r1"))
+        with _connected(path) as other:
+            other.execute("UPDATE response SET output = ? WHERE id = ?", (b'[{"type":', b"r1"))
+        assert await history.recall("ann", "r2") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+async def test_another_users_directory_is_refused(path: Path) -> None:
+    """He could replace what is in it."""
+    path.parent.mkdir()
+    os.chown(path.parent, 12345, -1)
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
+        async with open_history(path):
+            pass
+
+
+async def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    """The message says what is in the way."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"cannot be opened \(Not a directory\)|is no directory"):
+        async with open_history(tmp_path / "file" / "below" / "history.db"):
+            pass
 
 
 @pytest.mark.usefixtures("open_umask")
