@@ -8,6 +8,7 @@ from ._breaker import CircuitOpen as CircuitOpen
 from ._breaker import Permit as Permit
 from ._breaker import is_failure as is_failure
 from ._budget import RetryBudget as RetryBudget
+from ._chain import ChainRecovery as ChainRecovery
 from ._classify import Classification as Classification
 from ._classify import Kind as Kind
 from ._classify import NotCalled as NotCalled
@@ -46,6 +47,7 @@ __all__ = [
     "Breakers",
     "BreakerState",
     "carry",
+    "ChainRecovery",
     "CircuitOpen",
     "Classification",
     "classify",

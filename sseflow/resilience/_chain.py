@@ -22,8 +22,8 @@ _TERMINAL = Classification(kind=Kind.GENERIC, retryable=False)
 class ChainRecovery(Generic[P]):
     """Recover one run of a conversation from a broken chain, between two attempts.
 
-    Call `recover` with each error, before the next attempt. It does nothing but for an error that says that the chain
-    is broken (`Classification.chain_broken`). ``P`` is whatever a prompt is to the caller.
+    Call `recover` with each error that another attempt may follow, before that one. It does nothing but for an error
+    that says that the chain is broken (`Classification.chain_broken`). ``P`` is whatever a prompt is to the caller.
 
     Args:
         leave_chain: told that the run no longer goes on from a response. Called once.

@@ -249,3 +249,15 @@ async def test_a_cancelled_recovery_has_forgotten_the_id() -> None:
     assert scope.cancelled_caught
     assert options == {}
     assert errors == []
+
+
+async def test_hooks_that_are_not_given_are_not_missed() -> None:
+    """A history that needs no preparation is the prompt; a failure that nobody wants to hear of stops nothing."""
+
+    async def reload() -> Prompt:
+        return HISTORY
+
+    async def fail() -> None:
+        raise OSError("away")
+
+    assert await ChainRecovery(leave_chain=fail, reload_history=reload).recover(broken(), FIRST) is HISTORY
