@@ -497,6 +497,9 @@ class FakeProvider(Upstream):
         tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(tls=tls)
+        self.kind: ProviderKind = kind
+        """Who it is."""
+
         self._kind = _make_kind(kind)
         self._keys = None if keys is None else frozenset(keys)
         self._refused: dict[str, Problem] = {}
