@@ -17,6 +17,7 @@ PUBLIC = [
     "sseflow.dialects",
     "sseflow.http",
     "sseflow.proxy",
+    "sseflow.records",
     "sseflow.resilience",
     "sseflow.stages",
     "sseflow.testing",
