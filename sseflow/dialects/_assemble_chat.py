@@ -23,6 +23,7 @@ class _Part:
     message: dict[str, object] = attrs.field(factory=lambda: {"role": "assistant", "content": None})
     calls: list[dict[str, object]] = attrs.field(factory=list)
     by_index: dict[int, dict[str, object]] = attrs.field(factory=dict)
+    thoughts: list[str] = attrs.field(factory=list)
     rest: dict[str, object] = attrs.field(factory=dict)
 
     def call(self, delta: dict[str, object]) -> dict[str, object]:
@@ -52,6 +53,8 @@ class ChatAssembler:
             delta = dict(as_object(choice.get("delta")) or {})
             for piece in objects(delta.pop("tool_calls", None)):
                 _merge(part.call(piece), {key: value for key, value in piece.items() if key != "index"})
+            # Some servers send both, and they are the same.
+            part.thoughts.append(said(delta, "reasoning") or said(delta, "reasoning_content"))
             _merge(part.message, delta)
             _merge(part.rest, {key: value for key, value in choice.items() if key not in ("delta", "index")})
 
@@ -68,7 +71,7 @@ class ChatAssembler:
                 Choice(
                     index=index,
                     text=_text(message.get("content")),
-                    reasoning=said(message, "reasoning") or said(message, "reasoning_content"),
+                    reasoning="".join(part.thoughts),
                     refusal=said(message, "refusal"),
                     tool_calls=tuple(_tool_call(call, whole, interrupted=interrupted) for call in calls),
                     finish=finish,
