@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from .._events import Event, EventParser
@@ -11,8 +10,8 @@ from .._stage import Stage
 DEFAULT_TRANSCRIPT_LIMIT = 1024 * 1024
 """Some five thousand token events of a chat."""
 
-_BLOCK = 8 * 1024
-"""Bytes that are kept in the chunks in which they came. Small objects cost far more memory than their bytes."""
+_PIECE = 8 * 1024
+"""Bytes that are parsed at a time."""
 
 _BLANKS = (b"\n\n", b"\n\r\n", b"\r\r")
 
@@ -31,18 +30,15 @@ class Transcript(Stage[bytes]):
         if limit < 0:
             raise ValueError(f"limit={limit}: must not be negative")
         self._limit = limit
-        self._recent: list[bytes] = []
-        self._until_settled = _BLOCK
-        self._settled = 0  # bytes that went by before those of `_recent`
-        self._first: list[bytes] = []
-        self._room = limit // 2  # for more of the first ones
-        self._last: deque[bytes] = deque()
-        self._last_size = 0
+        self._first = b""  # half of the limit, once more than the limit has come
+        self._recent = bytearray()  # what came behind that
+        self._most = limit  # bytes of it before some have to go
+        self._gone = 0
 
     @property
     def size(self) -> int:
         """Bytes that went by."""
-        return self._settled + _BLOCK - self._until_settled
+        return len(self._first) + self._gone + len(self._recent)
 
     @property
     def truncated(self) -> bool:
@@ -50,27 +46,22 @@ class Transcript(Stage[bytes]):
         return self.size > self._limit
 
     def feed(self, batch: bytes, /) -> bytes:
-        self._recent.append(batch)
-        self._until_settled -= len(batch)
-        if self._until_settled < 0:
-            self._settle()
+        # One buffer: small objects, kept as they came, would need several times the memory of their bytes.
+        recent = self._recent
+        recent += batch
+        if len(recent) > self._most:
+            self._trim()
         return batch
 
-    def _settle(self) -> None:
-        """Join what has come, each byte once, and let go of what is more than the limit."""
-        self._settled = self.size
-        self._until_settled = _BLOCK
-        block = b"".join(self._recent)
-        self._recent.clear()
-        if self._room:
-            self._first.append(block[: self._room])
-            block = block[self._room :]
-            self._room -= len(self._first[-1])
-        if block:
-            self._last.append(block)
-            self._last_size += len(block)
-        while self._last and self._last_size - len(self._last[0]) >= self._half:
-            self._last_size -= len(self._last.popleft())
+    def _trim(self) -> None:
+        if not self._gone:
+            self._first = bytes(self._recent[: self._limit // 2])
+            del self._recent[: len(self._first)]
+        excess = len(self._recent) - self._half
+        del self._recent[:excess]
+        self._gone += excess
+        # Not each time: linear, whatever the drip.
+        self._most = self._half + self._half // 4
 
     @property
     def _half(self) -> int:
@@ -79,10 +70,9 @@ class Transcript(Stage[bytes]):
 
     def windows(self) -> tuple[bytes, bytes]:
         """What was kept: the first bytes, and the last ones. If nothing is missing, all of it is in the first."""
-        if self._recent:
-            self._settle()
-        first, last = b"".join(self._first), b"".join(self._last)
-        return (first, last[len(last) - self._half :]) if self.truncated else (first + last, b"")
+        if not self.truncated:
+            return bytes(self._recent), b""
+        return self._first, bytes(self._recent[len(self._recent) - self._half :])
 
     def events(self) -> Iterator[Event]:
         """Read the events that went by whole, and were kept."""
@@ -95,5 +85,5 @@ class Transcript(Stage[bytes]):
 
     def _parse(self, data: bytes) -> Iterator[Event]:
         parser = EventParser(max_line=self._limit + 1, max_event=self._limit + 1)
-        for start in range(0, len(data), _BLOCK):
-            yield from parser.feed(data[start : start + _BLOCK])
+        for start in range(0, len(data), _PIECE):
+            yield from parser.feed(data[start : start + _PIECE])
