@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import attrs
 
 from ._assembled import Choice, ToolCall, ToolError
-from ._growing import given, grow, grown, index_of, said
+from ._growing import as_json, given, grow, grown, index_of, said
 from ._json import as_object, decode
 
 _GROWS = {
@@ -32,9 +30,7 @@ class _Block:
     @property
     def input(self) -> str:
         """The input, as it came."""
-        pieces = said(grown(self.json), "input")
-        value = self.fields.get("input")
-        return pieces or (json.dumps(value) if value else "")
+        return said(grown(self.json), "input") or as_json(self.fields.get("input"))
 
 
 class AnthropicAssembler:
@@ -126,5 +122,5 @@ def _content(block: _Block) -> dict[str, object]:
     pieces = said(grown(block.json), "input")
     if not pieces:
         return block.fields
-    whole = decode(pieces.encode())
+    whole = decode(pieces.encode("utf-8", "surrogatepass"))
     return {**block.fields, "input": {INVALID_JSON: pieces} if whole is None else whole}

@@ -12,6 +12,7 @@ _GROWING = frozenset(
     {"arguments", "content", "data", "input", "reasoning", "reasoning_content", "refusal", "text", "transcript"}
 )
 _OF_THE_CHUNK = frozenset({"choices", "error", "object", "obfuscation"})
+_OF_THE_CHOICE = frozenset({"delta", "index", "message"})
 _CUT = frozenset({"length", "content_filter"})
 _NOT_OTHER = frozenset({"role", "content", "reasoning", "reasoning_content", "refusal", "tool_calls"})
 
@@ -56,7 +57,7 @@ class ChatAssembler:
             # Some servers send both, and they are the same.
             part.thoughts.append(said(delta, "reasoning") or said(delta, "reasoning_content"))
             _merge(part.message, delta)
-            _merge(part.rest, {key: value for key, value in choice.items() if key not in ("delta", "index")})
+            _merge(part.rest, {key: value for key, value in choice.items() if key not in _OF_THE_CHOICE})
 
     def finish(self, *, interrupted: bool) -> tuple[tuple[Choice, ...], dict[str, object]]:
         """What has come, and the same as a body."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import attrs
 
 from ._assembled import Choice, ToolCall, ToolError
-from ._growing import grow, grown, index_of, objects, said, take_over
+from ._growing import as_json, grow, grown, index_of, objects, said, take_over
 from ._json import as_object
 
 # Where the pieces go that an event of this name brings: to a part of an item. Named are the types of the item and of
@@ -173,11 +172,11 @@ def _is_unanswered(item: dict[str, object]) -> bool:
 
 
 def _tool_call(item: dict[str, object], whole: bool, *, interrupted: bool) -> ToolCall:
-    action = item.get("action")  # of calls that are neither a function's nor a custom tool's
     return ToolCall(
         id=said(item, "call_id") or said(item, "id") or None,
         name=said(item, "name") or said(item, "type"),
-        arguments=said(item, "arguments") or said(item, "input") or (json.dumps(action) if action else ""),
+        # The action is of calls that are neither a function's nor a custom tool's.
+        arguments=said(item, "arguments") or said(item, "input") or as_json(item.get("action")),
         finished=whole,
         result=ToolError() if interrupted else None,
     )

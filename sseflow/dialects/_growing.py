@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import attrs
@@ -61,6 +62,14 @@ def index_of(value: dict[str, object], key: str = "index") -> int:
     """An index in an object; 0 if there is none."""
     part = value.get(key)
     return part if isinstance(part, int) else 0
+
+
+def as_json(value: object) -> str:
+    """An object as JSON; empty if there is none, or it is so deep that it cannot be written."""
+    try:
+        return json.dumps(value) if value else ""
+    except RecursionError:
+        return ""
 
 
 def given(value: dict[str, object] | None) -> dict[str, object]:

@@ -468,7 +468,7 @@ def test_what_is_in_the_middle_may_be_missing() -> None:
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.floats(),
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec=None), max_size=3) | st.floats(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=4,
 )
@@ -506,3 +506,16 @@ def test_what_is_no_json_is_left_out(dialect: Dialect, data: bytes) -> None:
     """... and does no harm, be it ever so deep."""
     got = assemble(dialect, [Event(data)], interrupted=True)
     assert got.empty or dialect is PLAIN
+
+
+def test_what_is_deep_is_no_harm_wherever_it_stands() -> None:
+    """Also where it is just not too deep to be read, and is to be written again."""
+    shapes = {
+        ANTHROPIC: '{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","input":DEEP}}',
+        RESPONSES: '{"type":"response.output_item.added","item":{"type":"computer_call","action":DEEP}}',
+        CHAT: '{"choices":[{"delta":{"audio":DEEP}}]}',
+    }
+    for dialect, shape in shapes.items():
+        for depth in range(900, 1000):
+            events = untyped(shape.replace("DEEP", '{"a":' * depth + "1" + "}" * depth))
+            assert assemble(dialect, events, interrupted=True).usage is None
