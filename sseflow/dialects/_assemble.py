@@ -29,9 +29,9 @@ class _JsonAssembler(Protocol):
 def assemble(dialect: Dialect, events: Iterable[Event], *, interrupted: bool, truncated: bool = False) -> Assembled:
     """Put together what the events of a stream say: the same shape for a whole answer and for a part of one.
 
-    It reads all of the JSON, some ten microseconds for each event, so it is nothing to do while a stream is relayed.
-    It never fails: what is no JSON, or not what the dialect has in that place, is left out. What was begun is kept:
-    text, reasoning, and tool calls with as much of their arguments as came.
+    All of the JSON is read, which takes some ten microseconds for each event: it is for when a stream is over. It
+    never fails: what is no JSON, or not what the dialect has in that place, is left out. What was begun is kept: text,
+    reasoning, and tool calls with as much of their arguments as came.
 
     Args:
         dialect: what the stream speaks. Of one that is none of those of this package, or inherits from none, the data
