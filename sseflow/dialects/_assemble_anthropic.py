@@ -74,8 +74,9 @@ class AnthropicAssembler:
     def finish(self, *, interrupted: bool) -> tuple[tuple[Choice, ...], dict[str, object]]:
         """What has come, and the same as a body."""
         blocks = [attrs.evolve(block, fields=grown(block.fields)) for block in self._blocks.values()]
-        answered = {said(block.fields, "tool_use_id") for block in blocks}
-        blocks = [b for b in blocks if _says_something(b) and not (interrupted and _is_unanswered(b, answered))]
+        if interrupted:
+            answered = {said(block.fields, "tool_use_id") for block in blocks}
+            blocks = [block for block in blocks if _says_something(block) and not _is_unanswered(block, answered)]
         finish = said(self._message, "stop_reason") or None
         if finish == "max_tokens" and blocks:
             blocks[-1].stopped = False

@@ -115,8 +115,9 @@ class ResponsesAssembler:
 
     def finish(self, *, interrupted: bool) -> tuple[tuple[Choice, ...], dict[str, object]]:
         """What has come, and the same as a body."""
-        items = [(item.grown(), item.whole) for item in self._items.values()]
-        items = [(item, whole) for item, whole in items if item and not (interrupted and _is_unanswered(item))]
+        items = [(item.grown(), item.whole) for item in self._items.values() if item.fields]
+        if interrupted:
+            items = [(item, whole) for item, whole in items if not (_is_unanswered(item) or _says_nothing(item))]
         messages = [item for item, _ in items if said(item, "type") == "message"]
         thoughts = (thought for item, _ in items for thought in _thoughts(item))
         answers = [item for item in messages if not _is_commentary(item)]
@@ -128,7 +129,9 @@ class ResponsesAssembler:
                 _tool_call(item, whole, interrupted=interrupted) for item, whole in items if _is_call(item)
             ),
             finish=self._finish,
-            other=any(said(item, "type") not in ("message", "reasoning") and not _is_call(item) for item, _ in items),
+            other=any(
+                said(item, "type") not in ("", "message", "reasoning") and not _is_call(item) for item, _ in items
+            ),
         )
         body = {**self._response, "output": [item for item, _ in items]}
         return (choice,) if self._items or self._response else (), body
@@ -158,6 +161,12 @@ def _thoughts(item: dict[str, object]) -> Iterator[str]:
             yield from (said(part, "text") for part in objects(item.get(key)))
     elif _is_commentary(item):
         yield "".join(_texts([item], "text"))
+
+
+def _says_nothing(item: dict[str, object]) -> bool:
+    """Whether an item is no more than the beginning of a message."""
+    texts = (text for key in ("text", "refusal") for text in _texts([item], key))
+    return said(item, "type") in ("", "message") and not any(texts)
 
 
 def _is_call(item: dict[str, object]) -> bool:

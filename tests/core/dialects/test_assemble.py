@@ -446,6 +446,55 @@ def test_a_call_that_was_cut_by_the_model_is_not_finished(reason: str) -> None:
     assert [each.finished for each in assemble(ANTHROPIC, cut, interrupted=False).tool_calls] == [False]
 
 
+def test_what_is_said_of_a_text_is_kept_with_it() -> None:
+    """Citations and annotations come one by one, and are kept in order."""
+    block = {"type": "content_block_delta", "index": 0}
+    cited = assemble(
+        ANTHROPIC,
+        typed(
+            {**block, "delta": {"type": "text_delta", "text": "a"}},
+            {**block, "delta": {"type": "citations_delta", "citation": 1}},
+            {**block, "delta": {"type": "citations_delta", "citation": 2}},
+        ),
+        interrupted=True,
+    )
+    assert cited.body is not None
+    assert cited.body["content"] == [{"type": "text", "text": "a", "citations": [1, 2]}]
+    at: dict[str, object] = {"output_index": 0, "content_index": 0}
+    events = typed(
+        {"type": "response.output_text.delta", **at, "delta": "a"},
+        *({"type": "response.output_text.annotation.added", **at, "annotation": each} for each in (1, 2)),
+    )
+    annotated = assemble(RESPONSES, events, interrupted=True)
+    assert annotated.body is not None
+    part = {"type": "output_text", "text": "a", "annotations": [1, 2]}
+    assert annotated.body["output"] == [{"type": "message", "content": [part]}]
+
+
+def test_what_belongs_to_nothing_is_left_out() -> None:
+    """A note on a text that is not there, pieces that nobody knows or that are no text, objects too deep."""
+    chunks = [{"choices": [1]}, delta(tool_calls=1), delta(content=None, refusal="")]
+    assert assemble(CHAT, untyped(*chunks), interrupted=True).empty
+    deep = assemble(CHAT, untyped(*[delta(audio={"a": {"b": {"data": "c"}}}, annotations=[1])] * 2), interrupted=True)
+    assert deep.body is not None
+    message = {"role": "assistant", "content": None, "audio": {"a": {"b": {"data": "c"}}}, "annotations": [1, 1]}
+    assert deep.body["choices"] == [{"index": 0, "message": message, "finish_reason": None}]
+    block = {"type": "content_block_delta", "index": 0}
+    events = typed(*({**block, "delta": {"type": kind, "text": 1}} for kind in ("text_delta", "x_delta")))
+    assert assemble(ANTHROPIC, events, interrupted=True).empty
+    part = {"type": "output_text", "text": "", "annotations": 0}
+    begun: dict[str, object] = {"type": "response.content_part.added", "part": part}
+    events = typed(
+        {"type": "response.output_text.annotation.added", "annotation": 1},
+        {"type": "response.something.delta", "delta": "a"},
+        {"type": "response.output_text.done"},
+        begun,
+        begun,
+        {"type": "response.output_text.annotation.added", "annotation": 1},
+    )
+    assert assemble(RESPONSES, events, interrupted=True).empty
+
+
 def test_a_refusal() -> None:
     """What is said in place of an answer is no answer."""
     chat = assemble(CHAT, untyped(delta(refusal="I "), delta(refusal="won't.")), interrupted=False)
