@@ -27,6 +27,7 @@ from ._items import Cancelled, Closed, End, Eof, Failed, Head, Item
 from ._pipeline import Pipeline
 from ._streams import reset
 from ._switchboard import Switchboard
+from .stages import Transcript
 
 FULL = 16 * 1024
 """Bytes of a read behind which there probably are more. To look costs a system call."""
@@ -140,6 +141,7 @@ class Relay:
         close_timeout: seconds for each stream to close, 5 by default.
         switchboard: whom the stream is lent to while there is nothing to do but to pass it on; it has an effect if
             ``source`` is a `PolledSource` and ``sink`` a `PolledSink`.
+        transcript: shown all bytes that the sink is given, as they are given.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class Relay:
         on_wake: Callable[[], Awaitable[None]] | None = None,
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
         switchboard: Switchboard | None = None,
+        transcript: Transcript | None = None,
     ) -> None:
         self._source = source
         self._pipeline = pipeline
@@ -161,6 +164,7 @@ class Relay:
         self._record = record
         self._on_wake = on_wake
         self._close_timeout = close_timeout
+        self._keep = None if transcript is None else transcript.feed
         self._loan: _Loan | None = None
         if switchboard is not None and hasattr(source, "receive_nowait") and hasattr(sink, "send_nowait"):
             polled = cast("PolledSource", source)
@@ -351,6 +355,8 @@ class Relay:
         """Send bytes of the stream. False: they could not be sent, or not all of them."""
         if self._first_out is None:
             self._note_first_out()
+        if self._keep is not None:
+            self._keep(data)
         try:
             sent = sink.send_nowait(data)
         except Exception as error:
@@ -387,6 +393,8 @@ class Relay:
                 if isinstance(item, bytes):
                     if self._first_out is None:
                         self._note_first_out()
+                    if self._keep is not None:
+                        self._keep(item)
                     await self._sink.send_all(item)
                     self._bytes_out += len(item)
                 elif isinstance(item, Eof):
@@ -410,6 +418,8 @@ class Relay:
             await self._sink.send_head(head, b"")
             return items
         self._note_first_out()
+        if self._keep is not None:
+            self._keep(items[0])
         await self._sink.send_head(head, items[0])
         self._bytes_out += len(items[0])
         return items[1:]

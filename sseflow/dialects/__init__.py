@@ -2,6 +2,11 @@
 
 from .._form import Text as Text
 from ._anthropic import AnthropicMessages as AnthropicMessages
+from ._assemble import assemble as assemble
+from ._assembled import Assembled as Assembled
+from ._assembled import Choice as Choice
+from ._assembled import ToolCall as ToolCall
+from ._assembled import ToolError as ToolError
 from ._cache_marks import mark_for_cache as mark_for_cache
 from ._dialect import Dialect as Dialect
 from ._dialect import DialectError as DialectError
@@ -20,6 +25,9 @@ from ._sse import PlainSSE as PlainSSE
 __all__ = [
     "AnthropicMessages",
     "as_input",
+    "assemble",
+    "Assembled",
+    "Choice",
     "CompleteResponse",
     "Dialect",
     "DialectError",
@@ -34,4 +42,6 @@ __all__ = [
     "rebuilt",
     "RequestBody",
     "Text",
+    "ToolCall",
+    "ToolError",
 ]

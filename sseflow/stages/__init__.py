@@ -10,6 +10,7 @@ from ._hold_ending import HoldEnding as HoldEnding
 from ._require import RequireData as RequireData
 from ._require import RequireEnd as RequireEnd
 from ._tee import Tee as Tee
+from ._transcript import Transcript as Transcript
 from ._watch import Watch as Watch
 from ._whole_events import WholeEvents as WholeEvents
 
@@ -24,6 +25,7 @@ __all__ = [
     "RequireData",
     "RequireEnd",
     "Tee",
+    "Transcript",
     "Watch",
     "WholeEvents",
 ]

@@ -49,8 +49,8 @@ FAILURES: dict[str, Behaviour] = {
     "cut in the head": CutAfter(20, "fin"),
     "empty": Empty(),
     "comments only": CommentsOnly(),
-    "an error as the first event": ErrorEvent(529),
-    "an error before content": ErrorEvent(500, after=0),
+    "an error as the first event": ErrorEvent(status=529),
+    "an error before content": ErrorEvent(status=500, after=0),
     "an end before content": Truncated(after=0),
     "an end in the first event": Truncated(after=0, in_event=True),
 }
@@ -299,7 +299,7 @@ async def test_a_wait_for_content_is_kept_warm_and_can_still_fail_over(
 async def test_every_dialect_fails_over(kind: str, path: str) -> None:
     """An error as the first event is one in each of them."""
     async with FakeProvider.serve(kind) as first, FakeProvider.serve(kind, default=GOOD) as second:  # type: ignore[arg-type]
-        first.next(ErrorEvent(529))
+        first.next(ErrorEvent(status=529))
         async with running(route_to(upstream_for(first, name="a"), upstream_for(second, name="b"), path="/x")) as gateway:
             answer = await gateway.ask(f"/x{path}", headers={"anthropic-version": "2023-06-01"})
             line = await gateway.line()

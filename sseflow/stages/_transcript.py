@@ -1,0 +1,89 @@
+"""Keep what went by, so that it can be read again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .._events import Event, EventParser
+from .._stage import Stage
+
+DEFAULT_TRANSCRIPT_LIMIT = 1024 * 1024
+"""Some five thousand token events of a chat."""
+
+_PIECE = 8 * 1024
+"""Bytes that are parsed at a time."""
+
+_BLANKS = (b"\n\n", b"\n\r\n", b"\r\r")
+
+
+class Transcript(Stage[bytes]):
+    """Keep what goes by. Of more than ``limit`` bytes the first and the last half of the limit are kept.
+
+    Give it to a `Relay` to have what the sink is given, no more and no less; or put it anywhere among stages of bytes,
+    to have what passes there.
+
+    Args:
+        limit: bytes to keep, 1 MiB by default.
+    """
+
+    def __init__(self, *, limit: int = DEFAULT_TRANSCRIPT_LIMIT) -> None:
+        if limit < 0:
+            raise ValueError(f"limit={limit}: must not be negative")
+        self._limit = limit
+        self._first = b""  # half of the limit, once more than the limit has come
+        self._recent = bytearray()  # what came behind that
+        self._most = limit  # bytes of it before some have to go
+        self._gone = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that went by."""
+        return len(self._first) + self._gone + len(self._recent)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether more went by than was kept."""
+        return self.size > self._limit
+
+    def feed(self, batch: bytes, /) -> bytes:
+        # One buffer: small objects, kept as they came, would need several times the memory of their bytes.
+        recent = self._recent
+        recent += batch
+        if len(recent) > self._most:
+            self._trim()
+        return batch
+
+    def _trim(self) -> None:
+        if not self._gone:
+            self._first = bytes(self._recent[: self._limit // 2])
+            del self._recent[: len(self._first)]
+        excess = len(self._recent) - self._half
+        del self._recent[:excess]
+        self._gone += excess
+        # Not each time: linear, whatever the drip.
+        self._most = self._half + self._half // 4
+
+    @property
+    def _half(self) -> int:
+        """Bytes to keep of the end."""
+        return self._limit - self._limit // 2
+
+    def windows(self) -> tuple[bytes, bytes]:
+        """What was kept: the first bytes, and the last ones. If nothing is missing, all of it is in the first."""
+        if not self.truncated:
+            return bytes(self._recent), b""
+        return self._first, bytes(self._recent[len(self._recent) - self._half :])
+
+    def events(self) -> Iterator[Event]:
+        """Read the events that went by whole, and were kept."""
+        first, last = self.windows()
+        yield from self._parse(first)
+        # What is missing ends inside of an event, as far as one can know.
+        behind = [at + len(blank) for blank in _BLANKS if (at := last.find(blank)) >= 0]
+        if behind:
+            yield from self._parse(last[min(behind) :])
+
+    def _parse(self, data: bytes) -> Iterator[Event]:
+        parser = EventParser(max_line=self._limit + 1, max_event=self._limit + 1)
+        for start in range(0, len(data), _PIECE):
+            yield from parser.feed(data[start : start + _PIECE])
