@@ -26,7 +26,7 @@ from .. import (
 )
 from ..dialects import RequestBody
 from ..http import Call, Counted, Request
-from ..resilience import Judgement, Leg, Reason, Secret, hedged, retrying
+from ..resilience import Judgement, Leg, Reason, RetryPolicy, Secret, hedged, retrying
 from ._credentials import as_field, brings_key, passes
 from ._headers import upstream_request
 from ._models import check_model
@@ -92,13 +92,13 @@ class Caller:
         self.waiting_since = trio.current_time()
         path, settings = self._path, self._path.settings
         ask = _Ask(body, target)
-        if not path.can_fail_over or body is None:
+        if not path.looks_ahead:
             path.budget.request()
             return await self._round(ask)
         try:
             return await retrying(
                 lambda _: self._round(ask),
-                settings.retry,
+                settings.retry if body is not None else RetryPolicy(attempts=1),
                 budget=path.budget,
                 on_retry=self._exchange.note_retry,
             )
@@ -145,7 +145,7 @@ class Caller:
             call: Call | None = None
             try:
                 call = await self._attempt(attempt, ask)
-                if self._path.can_fail_over:
+                if self._path.looks_ahead:
                     await self._prove(call)
                 if leg is not None:
                     await leg.first_content()

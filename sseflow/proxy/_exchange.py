@@ -37,9 +37,6 @@ from ._words import reason_of
 if TYPE_CHECKING:
     from ._app import App
 
-SMALL_BODY = 64 * 1024
-"""A request's body up to this is received whole before the upstream is called: one write, and it can be repeated."""
-
 _DIALECTS: dict[bytes, type[Dialect]] = {
     b"/chat/completions": OpenAIChat,
     b"/responses": OpenAIResponses,
@@ -105,8 +102,8 @@ class Exchange:
         """That the request names."""
 
         self.body: bytes | None = None
-        """The request's body, if it is small: up to 64 KiB, and of a length that its head says. Else it is streamed to
-        the first call."""
+        """The request's body, if it is small (`Route.replay_body`), and of a length that its head says. Else it is
+        streamed to the first call."""
 
         self.outcome: ExchangeOutcome | None = None
 
@@ -279,7 +276,7 @@ class Exchange:
     def _has_small_body(self) -> bool:
         framing = self.incoming.body_framing
         if isinstance(framing, Counted):
-            return framing.length <= SMALL_BODY and self.request.get(b"expect") is None
+            return framing.length <= self._route.settings.replay_body and self.request.get(b"expect") is None
         return isinstance(framing, NoBody)
 
     async def _receive_small_body(self) -> bytes | None:

@@ -81,8 +81,10 @@ class Path:
         self.can_fail_over = (
             len(providers) > 1 or keys > 1 or settings.retry.attempts > 1 or settings.hedge_after is not None
         )
-        """Whether there may be more than one attempt: then the beginning of an answer is looked at before it is
-        passed on."""
+        """Whether there may be more than one attempt."""
+
+        self.looks_ahead = self.can_fail_over or keys > 0 or settings.breaker is not None
+        """Whether the beginning of an answer is looked at before it is passed on."""
 
     def in_order(self) -> list[Provider]:
         """The providers, in the order in which one request is to try them."""

@@ -83,8 +83,12 @@ class Gateway:
     async def ask(
         self, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """Ask, and read the answer to its end."""
-        return await (await self.send(path, body, headers)).answer(b"POST")
+        """Ask over a connection of its own, and read the answer to its end."""
+        peer = await self.send(path, body, headers)
+        answer = await peer.answer(b"POST")
+        peer.close()
+        self._peers.remove(peer)
+        return answer
 
     async def operate(self, method: str, path: str, headers: str = "") -> Answer:
         """Ask as an operator."""
@@ -123,7 +127,9 @@ async def running(*routes: Route, settings: Mapping[str, Any] | None = None, **o
     assert not gateway.log.complaints
 
 
-def route_to(*upstreams: Upstream, path: str = "/openai", policy: Mapping[str, Any] | None = None, **options: Any) -> Route:
+def route_to(
+    *upstreams: Upstream, path: str = "/openai", policy: Mapping[str, Any] | None = None, **options: Any
+) -> Route:
     """A route to upstreams, which stand in for one another in this order."""
     return Route(path=path.encode(), upstreams=upstreams, policy=Policy(**(policy or {})), **options)
 
