@@ -78,13 +78,20 @@ def option(default: T, kind: Kind[Any], help: str, *, shown: str | None = None, 
         restart: whether a change needs a new process.
     """
     metadata = {"kind": kind, "help": help, "shown": shown, "restart": restart}
-    return cast(T, attrs.field(default=default, metadata=metadata))
+    found: T = attrs.field(default=default, metadata=metadata)
+    return found
 
 
 def required(kind: Kind[Any], help: str, *, shown: str = "required") -> Any:
     """A field that is an option without a default. It is None only while a file is being read."""
     metadata = {"kind": kind, "help": help, "shown": shown, "restart": False, "required": True}
     return attrs.field(default=None, metadata=metadata)
+
+
+def table(cls: type[Any], default: T, *, form: Literal["one", "list", "named"] = "one", restart: bool = False) -> T:
+    """A field that is a table of options, a list of them, or one for each name."""
+    found: T = attrs.field(default=default, metadata={"table": cls, "form": form, "restart": restart})
+    return found
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -109,9 +116,11 @@ def _quantity(value: object, units: Mapping[str, float]) -> float | None:
 def _show_seconds(value: float | None) -> str:
     if not value:
         return "0" if value == 0 else "none"
-    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if value / _SECONDS[unit] >= 1 and not (value * 1000) % (
-        _SECONDS[unit] * 1000
-    ))
+    unit = next(
+        unit
+        for unit in ("d", "h", "m", "s", "ms")
+        if value / _SECONDS[unit] >= 1 and not (value * 1000) % (_SECONDS[unit] * 1000)
+    )
     return f'"{value / _SECONDS[unit]:g}{unit}"'
 
 
