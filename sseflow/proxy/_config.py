@@ -306,10 +306,10 @@ class _Reading:
     def _check_required(self, config: Config) -> None:
         for steps, table in _tables_of(config):
             for field in options(type(table)):
-                value = getattr(table, field.name)
-                needs = field.metadata.get("required") and not (field.name == "base_url" and table.type in BASE_URLS)
-                if needs and value is None and not (field.name == "base_url" and table.type is None):
-                    self._add((*steps, field.name), "is missing", field.metadata["kind"].name)
+                if "right" in field.metadata and _is_missing(getattr(table, field.name)):
+                    if field.name == "base_url" and (_is_missing(table.type) or table.type in BASE_URLS):
+                        continue
+                    self._add((*steps, field.name), "is missing", field.metadata["right"])
 
     # Listeners.
 

@@ -82,9 +82,13 @@ def option(default: T, kind: Kind[Any], help: str, *, shown: str | None = None, 
     return found
 
 
-def required(kind: Kind[Any], help: str, *, shown: str = "required") -> Any:
-    """A field that is an option without a default. It is None only while a file is being read."""
-    metadata = {"kind": kind, "help": help, "shown": shown, "restart": False, "required": True}
+def required(kind: Kind[Any], help: str, *, right: str, shown: str = "required") -> Any:
+    """A field that is an option without a default. It is None only while a file is being read.
+
+    Args:
+        right: what to write if it is missing.
+    """
+    metadata = {"kind": kind, "help": help, "shown": shown, "restart": False, "right": right}
     return attrs.field(default=None, metadata=metadata)
 
 

@@ -82,7 +82,9 @@ def is_local(address: Address) -> bool:
 class ListenerTable:
     """Where clients connect to. Without any, `127.0.0.1:8080`."""
 
-    address: Address = required(ADDRESS, "`HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.")
+    address: Address = required(
+        ADDRESS, "`HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.", right='address = "127.0.0.1:8080"'
+    )
     tls_cert: Path | None = option(None, FILE, "Certificate chain (PEM), to speak `https`; TLS 1.2 and later.")
     tls_key: Path | None = option(None, FILE, "Its private key (PEM).")
 
@@ -138,10 +140,12 @@ class ProviderTable:
         choice("openai", "openai-compat", "openrouter", "anthropic", "sse"),
         "How it is spoken to. `openai` and `anthropic` are these two themselves; `openai-compat` is whatever else "
         "speaks like OpenAI (vLLM, llama.cpp, gateways); `sse` is any other server of event streams.",
+        right="one of openai, openai-compat, openrouter, anthropic, sse",
     )
     base_url: str = required(
         BASE_URL,
         "Where its API is, with `/v1` or without: it is never doubled. Also `unix:PATH`. Redirects are not followed.",
+        right='base_url = "https://api.example.com/v1"',
         shown="that of the `type`; required for `openai-compat` and `sse`",
     )
     keys: tuple[Secret, ...] = option(
@@ -277,12 +281,15 @@ class RouteTable:
     """Which requests go where: of the paths that fit, the longest. Without any, `/NAME` goes to the provider `NAME`."""
 
     path: str = required(
-        ROUTE_PATH, "What the paths of its requests begin with, and what is taken away from them; `/` is all."
+        ROUTE_PATH,
+        "What the paths of its requests begin with, and what is taken away from them; `/` is all.",
+        right='path = "/openai"',
     )
     upstreams: tuple[Share, ...] = required(
         UPSTREAMS,
         "Providers, the first one first, the others where it fails. Or `{provider = NAME, weight = N}` for each: then "
         "the first one is drawn.",
+        right='upstreams = ["NAME"]',
     )
     dialect: Literal["auto", "openai-chat", "openai-responses", "anthropic", "sse"] = option(
         "auto",
@@ -328,7 +335,11 @@ class AdminTable:
 class AuthTable:
     """Who may use the proxy. Without `[auth]` it listens for this machine only."""
 
-    tokens_file: Path = required(FILE, "Tokens of clients, hashed, as `python -m sseflow.proxy token NAME` makes them.")
+    tokens_file: Path = required(
+        FILE,
+        "Tokens of clients, hashed, as `python -m sseflow.proxy token NAME` makes them.",
+        right='tokens_file = "tokens.toml"',
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -338,7 +349,7 @@ class HistoryTable:
     Without `[history]` nothing is kept.
     """
 
-    path: Path = required(FILE, "The database (SQLite); it is made if it is not there.")
+    path: Path = required(FILE, "The database (SQLite); it is made if it is not there.", right='path = "history.db"')
     max_age: float = option(30 * 86400.0, SOME_TIME, "What is older is removed.")
     max_bytes: int = option(1 << 30, SIZE, "Of items in all; beyond that the oldest are removed.")
     redact: tuple[str, ...] = option((), PATTERNS, "What fits one of these is not kept.")
