@@ -484,7 +484,9 @@ class _Reading:
         for j, name in enumerate(names):
             steps: Steps = ("routes", i, "upstreams", j)
             if name not in config.providers and ("providers",) not in self._wrong:
-                self._add(steps, "there is no such provider", did_you_mean(name, config.providers))
+                self._add(
+                    steps, "there is no such provider", did_you_mean(name, filter(is_provider_name, config.providers))
+                )
             elif name in names[:j]:
                 self._add(steps, f"is the same as upstreams[{names.index(name)}]", "each provider once")
         known = [config.providers[name] for name in names if name in config.providers]
@@ -589,7 +591,8 @@ def _differences(old: Any, new: Any, path: str, *, restart: bool) -> Iterator[tu
     if old == new:
         return
     if old is None or new is None:
-        yield path, restart
+        there = new if old is None else old
+        yield path, restart or any(field.metadata["restart"] for field in options(type(there)))
         return
     for field in (*options(type(old)), *tables(type(old))):
         was, now = getattr(old, field.name), getattr(new, field.name)
@@ -609,4 +612,4 @@ def _differences(old: Any, new: Any, path: str, *, restart: bool) -> Iterator[tu
 def _by_name(tables: Any) -> dict[str, Any]:
     if isinstance(tables, Mapping):
         return {f".{name}": table for name, table in tables.items()}
-    return {f'["{route.prefix}"]': route for route in tables}
+    return {f"[{route.prefix}]": route for route in tables}
