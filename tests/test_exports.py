@@ -15,7 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = ["sseflow", "sseflow.dialects", "sseflow.http", "sseflow.proxy", "sseflow.stages", "sseflow.testing"]
 
 # Only who runs the proxy has these installed.
-PROXY_ONLY = ["cattrs", "msgspec", "prometheus_client", "rich", "sseflow.proxy", "structlog", "truststore", "watchfiles"]
+PROXY_ONLY = [
+    "cattrs",
+    "msgspec",
+    "prometheus_client",
+    "rich",
+    "sseflow.proxy",
+    "structlog",
+    "truststore",
+    "watchfiles",
+]
 
 
 def _exports(name: str) -> list[str]:

@@ -233,10 +233,14 @@ FILE = Kind("path", _read_path, _show_text)
 
 
 def _read_address(value: object) -> Address:
+    wrong = Wrong("is no address", "like 127.0.0.1:8080, [::1]:8080 or unix:/run/sseflow.sock")
     try:
-        return Address.parse(_read_text(value))
+        address = Address.parse(_read_text(value))
     except ConfigurationError:
-        raise Wrong("is no address", "like 127.0.0.1:8080, [::1]:8080 or unix:/run/sseflow.sock") from None
+        raise wrong from None
+    if address.path is None and _HOST.fullmatch(f"[{address.host}]" if ":" in address.host else address.host) is None:
+        raise wrong
+    return address
 
 
 ADDRESS = Kind("address", _read_address, _show_text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import attrs
@@ -171,7 +172,9 @@ class ProviderTable:
     max_idle: int = option(64, count(), "Idle connections.")
     max_idle_time: float = option(30.0, SOME_TIME, "Of an idle connection.")
     models: Mapping[str, str] = option(
-        {}, MODELS, "Names that clients use, and those of the provider. Any other name is passed on as it is."
+        MappingProxyType({}),
+        MODELS,
+        "Names that clients use, and those of the provider. Any other name is passed on as it is.",
     )
 
     @property
@@ -364,7 +367,7 @@ class Config:
     )
     listeners: tuple[ListenerTable, ...] = table(ListenerTable, (), form="list", restart=True)
     server: ServerTable = table(ServerTable, ServerTable())
-    providers: Mapping[str, ProviderTable] = table(ProviderTable, {}, form="named")
+    providers: Mapping[str, ProviderTable] = table(ProviderTable, MappingProxyType({}), form="named")
     routes: tuple[RouteTable, ...] = table(RouteTable, (), form="list")
     policy: PolicyTable = table(PolicyTable, PolicyTable())
     retry: RetryTable = table(RetryTable, RetryTable())

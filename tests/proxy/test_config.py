@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from sseflow.http import Address
 from sseflow.proxy import _config
 from sseflow.proxy._config import ConfigurationErrors, check, load
+from sseflow.proxy._options import Wrong
 from sseflow.proxy._tables import (
     BreakerTable,
     Config,
@@ -30,6 +32,7 @@ from sseflow.proxy._tables import (
     tables,
 )
 
+_TABLES = (Config, *(field.metadata["table"] for field in tables(Config)))
 OPENAI = '[providers.openai]\ntype = "openai"\nkeys = ["env:KEY"]\n'
 LOCAL = '[providers.local]\ntype = "openai-compat"\nbase_url = "http://127.0.0.1:8000"\n'
 ANTHROPIC = '[providers.anthropic]\ntype = "anthropic"\nkeys = ["env:KEY"]\n'
@@ -184,6 +187,7 @@ def test_hedging_is_off_or_after_a_while(path: Path, written: str, hedge: float 
         (LOCAL + "[[listeners]]\n", "listeners[0].address", "is missing"),
         (LOCAL + '[[listeners]]\naddress = "127.0.0.1"\n', "listeners[0].address", "127.0.0.1:8080"),
         (LOCAL + '[[listeners]]\naddress = "127.0.0.1:99999"\n', "listeners[0].address", "no address"),
+        (LOCAL + '[[listeners]]\naddress = "a b:80"\n', "listeners[0].address", "no address"),
         (LOCAL + 2 * '[[listeners]]\naddress = "127.0.0.1:1"\n', "listeners[1].address", "listeners[0]"),
         (LOCAL + '[[listeners]]\naddress = "127.0.0.1:1"\ntls_cert = "x"\n', "listeners[0].tls_key", "go together"),
         ('[providers.x]\nbase_url = "http://a"\n', "providers.x.type", "is missing"),
@@ -564,16 +568,37 @@ def test_every_default_is_what_its_own_kind_shows(table: type) -> None:
     for field in options(table):
         shown = field.metadata["kind"].show(field.default)
         if shown != "none" and field.metadata["shown"] is None:
-            value = _config.tomllib.loads(f"x = {shown}")["x"]
+            value = tomllib.loads(f"x = {shown}")["x"]
             if value != []:
                 assert field.metadata["kind"].read(value) == field.default, field.name
+
+
+@pytest.mark.parametrize("bad", ["x\r\nX-Evil: 1", "x\n", "\0", "x\x85y", "x\u2028y"])
+@pytest.mark.parametrize("table", _TABLES, ids=lambda table: table.__name__)
+def test_no_option_takes_a_line_end(table: type, bad: str) -> None:
+    """Whatever becomes of it, a header or a line of a log, it stays one. (Of keys, what was fetched is looked at.)"""
+    for field in options(table):
+        read_option = field.metadata["kind"].read
+        with_it: list[Any] = [
+            bad,
+            [bad],
+            {bad: "a"},
+            {"a": bad},
+            [{"provider": bad, "weight": 1}],
+            f"env:{bad}",
+            f"file:{bad}",
+        ]
+        if field.name in ("keys", "token"):
+            with_it = [[with_it[-1]], [with_it[-2]]] if field.name == "keys" else with_it[-2:]
+        for value in with_it:
+            with pytest.raises((Wrong, ExceptionGroup)):
+                read_option(value)
 
 
 # Whatever is in a file.
 
 FILES = {"ca", "tls_cert", "tls_key", "tokens_file", "path"}
 
-_TABLES = (Config, *(field.metadata["table"] for field in tables(Config)))
 _names = st.sampled_from(sorted({field.name for table in _TABLES for field in (*options(table), *tables(table))}))
 _keys = _names | st.sampled_from(["a", "b", "openai"]) | st.text(max_size=5)
 _texts = st.sampled_from(
