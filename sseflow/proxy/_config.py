@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import ssl
@@ -18,6 +19,7 @@ from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, Iter
 from cattrs.gen import make_dict_structure_fn, override
 
 from .. import ConfigurationError
+from ..http import Address
 from ._models import BASE_URLS, NAME_RULE, SPOILS, SPOILS_RIGHT, is_provider_name, spoils_model
 from ._options import FILE, Secret, Share, Steps, Wrong, did_you_mean
 from ._tables import (
@@ -55,10 +57,15 @@ _SPEAKS = {
 
 
 class ConfigurationErrors(ConfigurationError):
-    """A configuration is wrong, in all the ways that `problems` says. Its text has a line for each."""
+    """A configuration is wrong, in all the ways that `problems` says. Its text has a line for each.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    Args:
+        files: the files that it names: one that was not there may come, and then it is right.
+    """
+
+    def __init__(self, problems: Iterable[Problem], *, files: Iterable[Path] = ()) -> None:
         self.problems = tuple(problems)
+        self.files = frozenset(files)
         super().__init__("\n".join(map(str, self.problems)))
 
 
@@ -86,7 +93,7 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Config:
     reading = _Reading(where.absolute(), environ)
     config = reading.read(_parse(where))
     if reading.problems:
-        raise ConfigurationErrors(reading.problems)
+        raise ConfigurationErrors(reading.problems, files=reading.files)
     return config
 
 
@@ -257,7 +264,7 @@ class _Reading:
         self._environ = environ
         self._converter = _make_converter(path.parent)
         self._wrong: list[Steps] = []
-        self._files: set[Path] = set()
+        self.files: set[Path] = set()
         self._warnings: list[Problem] = []
         self.problems: list[Problem] = []
 
@@ -275,7 +282,7 @@ class _Reading:
         self._check_policies(config, tree)
         self._check_routes(config)
         config = self._check_others(config)
-        return attrs.evolve(config, warnings=tuple(self._warnings), files=frozenset(self._files))
+        return attrs.evolve(config, warnings=tuple(self._warnings), files=frozenset(self.files))
 
     def _structure(self, tree: dict[str, Any]) -> Config:
         try:
@@ -293,8 +300,8 @@ class _Reading:
         return self._converter.structure(tree, Config)
 
     def _is_spoilt(self, steps: Steps) -> bool:
-        """Whether something there, or around it, was wrong already: what is left of it may mislead."""
-        return any(wrong[: len(steps)] == steps or steps[: len(wrong)] == wrong for wrong in self._wrong)
+        """Whether what stands there, or around it, was wrong already: what is left in its place means nothing."""
+        return any(steps[: len(wrong)] == wrong for wrong in self._wrong)
 
     def _add(self, steps: Steps, message: str, right: str = "") -> None:
         if not self._is_spoilt(steps):
@@ -320,7 +327,7 @@ class _Reading:
                 continue
             steps: Steps = ("listeners", i, "address")
             first = seen.setdefault(str(listener.address), i)
-            if first != i and listener.address.port != 0:
+            if first != i and _is_one(listener.address):
                 self._add(steps, f"is that of listeners[{first}]", "another one")
             if config.auth is None and not is_local(listener.address) and not self._is_spoilt(("auth",)):
                 right = "[auth] with a tokens_file, or an address like 127.0.0.1:8080"
@@ -338,7 +345,7 @@ class _Reading:
         if not _is_missing(listener.address) and listener.address.path is not None:
             self._add((*steps, "tls_cert"), "a Unix socket has no TLS", "tls_cert and tls_key left out")
         readable = [self._readable(cert, (*steps, "tls_cert")), self._readable(key, (*steps, "tls_key"))]
-        if all(readable):
+        if None not in readable:
             try:
                 # Without a password of ours, OpenSSL would ask for one at the terminal.
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
@@ -349,7 +356,7 @@ class _Reading:
     # Files and keys.
 
     def _readable(self, path: Path, steps: Steps, most: int = MAX_FILE) -> bytes | None:
-        self._files.add(path)
+        self.files.add(path)
         try:
             return _read_file(path, most)
         except Wrong as wrong:
@@ -374,6 +381,8 @@ class _Reading:
             right = '"env:NAME" or "file:PATH", or allow_literal_keys = true at the top of the file'
             self._add(steps, "is a key itself, where whoever reads this file has it", right)
             return secret
+        else:
+            self._warn_if_public(self._path, steps)
         if _KEY.fullmatch(value) is None or len(value) > MAX_KEY_FILE:
             self._add(steps, "is no key", "printable ASCII without spaces, on one line")
             return secret
@@ -383,13 +392,17 @@ class _Reading:
         data = self._readable(path, steps, MAX_KEY_FILE)
         if data is None:
             return None
-        # Not refused: secrets that Docker and Kubernetes mount are like this.
-        if sys.platform != "win32" and path.stat().st_mode & stat.S_IROTH:
-            self._warn(steps, f"everybody on this machine may read {path}", "chmod o-r")
+        self._warn_if_public(path, steps)
         text = data.decode("latin-1").strip()
         if not text:
             self._add(steps, f"{path} is empty", "a file that holds the key")
         return text or None
+
+    def _warn_if_public(self, path: Path, steps: Steps) -> None:
+        # Not refused: secrets that Docker and Kubernetes mount are like this.
+        with contextlib.suppress(OSError):
+            if sys.platform != "win32" and path.stat().st_mode & stat.S_IROTH:
+                self._warn(steps, f"everybody on this machine may read {path}", "chmod o-r")
 
     # Providers.
 
@@ -475,8 +488,8 @@ class _Reading:
                 right = f"without /v1, which belongs to what clients ask routes[{above}] for"
                 self._add(("routes", i, "path"), f"takes away all that routes[{above}] is for", right)
         used = {share.provider for route in config.routes for share in route.upstreams}
-        for name in config.providers.keys() - used:
-            if not self._is_spoilt(("routes",)):
+        for name in config.providers:
+            if name not in used:
                 self._warn(("providers", name), "no route leads to it", "its name among the upstreams of a route")
 
     def _check_upstreams(self, config: Config, i: int, route: RouteTable) -> None:
@@ -525,7 +538,7 @@ class _Reading:
         if admin.token is None and not is_local(admin.address):
             right = 'token = "env:NAME", or an address like 127.0.0.1:8081'
             self._add(("admin", "token"), "is missing, and other machines can connect", right)
-        if admin.address.port and str(admin.address) in {str(listener.address) for listener in config.listeners}:
+        if _is_one(admin.address) and str(admin.address) in {str(listener.address) for listener in config.listeners}:
             self._add(("admin", "address"), "is where clients connect to", "an address of its own")
         token = None if admin.token is None else self._secret(admin.token, config, ("admin", "token"))
         return attrs.evolve(config, admin=attrs.evolve(admin, token=token))
@@ -538,6 +551,11 @@ _DIALECTS = ("openai-chat", "openai-responses", "anthropic", "sse")
 def _is_missing(value: object) -> bool:
     """Whether an option that is required was not there. Only while a file is being read."""
     return value is None
+
+
+def _is_one(address: Address) -> bool:
+    """Whether an address is always the same one: port 0 is any."""
+    return address.path is not None or address.port != 0
 
 
 def _merged(default: Any, own: Any, written: Mapping[str, Any] | None) -> Any:

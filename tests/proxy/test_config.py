@@ -189,6 +189,7 @@ def test_hedging_is_off_or_after_a_while(path: Path, written: str, hedge: float 
         (LOCAL + '[[listeners]]\naddress = "127.0.0.1:99999"\n', "listeners[0].address", "no address"),
         (LOCAL + '[[listeners]]\naddress = "a b:80"\n', "listeners[0].address", "no address"),
         (LOCAL + 2 * '[[listeners]]\naddress = "127.0.0.1:1"\n', "listeners[1].address", "listeners[0]"),
+        (LOCAL + 2 * '[[listeners]]\naddress = "unix:/x"\n', "listeners[1].address", "listeners[0]"),
         (LOCAL + '[[listeners]]\naddress = "127.0.0.1:1"\ntls_cert = "x"\n', "listeners[0].tls_key", "go together"),
         ('[providers.x]\nbase_url = "http://a"\n', "providers.x.type", "is missing"),
         ('[providers.x]\ntype = "openia"\n', "providers.x.type", "did you mean openai?"),
@@ -329,12 +330,12 @@ def test_everything_that_is_wrong_is_said_at_once(path: Path) -> None:
     [providers.a]
     type = "openai"
     keys = ["env:NOPE", "file:nope"]
-    [providers.b]
+    [providers.B]
     type = "anthropik"
     keys = ["env:NOPE"]
     [[routes]]
     path = 4
-    upstreams = ["a", "b", "c"]
+    upstreams = ["a", "B", "c"]
     policy.gatee = 1
     """
     assert problems(path, text).keys() == {
@@ -343,8 +344,9 @@ def test_everything_that_is_wrong_is_said_at_once(path: Path) -> None:
         "server.wrkers",
         "providers.a.keys[0]",
         "providers.a.keys[1]",
-        "providers.b.type",
-        "providers.b.keys[0]",
+        "providers.B",
+        "providers.B.type",
+        "providers.B.keys[0]",
         "routes[0].path",
         "routes[0].upstreams[2]",
         "routes[0].policy.gatee",
@@ -360,6 +362,11 @@ def test_for_other_machines_it_listens_only_with_tokens(path: Path, host: str) -
     config = read(path, text + '[auth]\ntokens_file = "tokens.toml"\n')
     assert not config.is_local
     assert config.hosts == frozenset()
+
+
+def test_any_free_port_is_never_the_same(path: Path) -> None:
+    """Two listeners may ask for one each."""
+    assert len(read(path, LOCAL + 2 * '[[listeners]]\naddress = "127.0.0.1:0"\n').listeners) == 2
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1", "localhost:1", "unix:/run/x.sock"])
@@ -409,6 +416,24 @@ def test_a_file_with_anything_but_one_key_is_refused(path: Path, content: bytes,
     found = problems(path, OPENAI.replace("env:KEY", "file:key"))
     assert found.keys() == {"providers.openai.keys[0]"}
     assert says in found["providers.openai.keys[0]"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have other permissions there")
+def test_a_configuration_with_a_key_that_everybody_may_read_is_worth_a_warning(path: Path) -> None:
+    """It is a file with a key, too."""
+    path.write_text("allow_literal_keys = true\n" + OPENAI.replace("env:KEY", SECRET))
+    path.chmod(0o644)
+    assert [warning.path for warning in load(path, {}).warnings] == ["providers.openai.keys[0]"]
+    path.chmod(0o600)
+    assert load(path, {}).warnings == ()
+
+
+def test_a_file_that_is_not_there_is_named_so_that_it_can_be_watched(path: Path) -> None:
+    """When it comes, the configuration is right: whoever watches has to know its name."""
+    path.write_text(OPENAI.replace("env:KEY", "file:key"))
+    with pytest.raises(ConfigurationErrors) as caught:
+        load(path, {})
+    assert caught.value.files == {path.with_name("key")}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are none")
@@ -501,6 +526,8 @@ def test_a_certificate_and_its_key_are_tried(path: Path) -> None:
     assert config.listeners[0].tls_cert == path.with_name("one.pem")
     assert config.files == {path.with_name("one.pem")}
     assert problems(path, LOCAL + listener.format("two")).keys() == {"listeners[0].tls_cert"}
+    path.with_name("empty.pem").touch()
+    assert problems(path, LOCAL + listener.format("empty")).keys() == {"listeners[0].tls_cert"}
     assert problems(path, LOCAL + listener.format("three")).keys() == {"listeners[0].tls_key"}
     unix = listener.format("one").replace("127.0.0.1:1", "unix:/run/x.sock")
     assert problems(path, LOCAL + unix).keys() == {"listeners[0].tls_cert"}
