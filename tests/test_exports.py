@@ -24,7 +24,16 @@ PUBLIC = [
 ]
 
 # Only who runs the proxy has these installed.
-PROXY_ONLY = ["msgspec", "prometheus_client", "rich", "sseflow.proxy", "structlog", "truststore", "watchfiles"]
+PROXY_ONLY = [
+    "cattrs",
+    "msgspec",
+    "prometheus_client",
+    "rich",
+    "sseflow.proxy",
+    "structlog",
+    "truststore",
+    "watchfiles",
+]
 
 
 def _exports(name: str) -> list[str]:

@@ -55,8 +55,8 @@ def _host(url: str) -> str:
     try:
         # What is behind a backslash is a path to a browser, and a host to others.
         parts = urllib.parse.urlsplit(url.replace("\\", "/"))
-        host = (parts.hostname or "").removesuffix(".")
-        return str(ipaddress.ip_address(host)) if ":" in host else host
+        host = (parts.hostname or "").lower().removesuffix(".")
+        return str(ipaddress.IPv6Address(host)) if ":" in host else host
     except ValueError:
         return ""
 
