@@ -10,6 +10,7 @@ import ipaddress
 import math
 import re
 import urllib.parse
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
@@ -354,8 +355,10 @@ CODINGS_KIND = listed("codings", _read_coding)
 def _read_pattern(value: object) -> str:
     text = _read_text(value)
     try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of what will mean something else one day
+            re.compile(text)
+    except (re.error, OverflowError, RecursionError, Warning):
         raise Wrong("is no regular expression", "one as Python's re module has it") from None
     return text
 

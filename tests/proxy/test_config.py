@@ -201,6 +201,9 @@ def test_hedging_is_off_or_after_a_while(path: Path, written: str, hedge: float 
         (OPENAI.replace("env:KEY", "env:BLANK"), "providers.openai.keys[0]", "without spaces"),
         (OPENAI.replace("env:KEY", f"env:{SECRET}"), "providers.openai.keys[0]", "no variable"),
         (OPENAI.replace("env:KEY", "file:nope"), "providers.openai.keys[0]", "No such file"),
+        (OPENAI.replace('"env:KEY"', '""'), "providers.openai.keys[0]", "env:NAME"),
+        (OPENAI.replace('"env:KEY"', "7"), "providers.openai.keys[0]", "env:NAME"),
+        (OPENAI.replace("env:KEY", "file:"), "providers.openai.keys[0]", "no file behind"),
         (OPENAI.replace("env:KEY", "file:."), "providers.openai.keys[0]", "is no file"),
         (OPENAI.replace("env:KEY", SECRET), "providers.openai.keys[0]", "allow_literal_keys"),
         (OPENAI.replace('"env:KEY"', '"env:OTHER", "env:KEY", "env:SAME"'), "providers.openai.keys[2]", "keys[1]"),
@@ -223,6 +226,7 @@ def test_hedging_is_off_or_after_a_while(path: Path, written: str, hedge: float 
         (LOCAL + "[history]\n", "history.path", "is missing"),
         (LOCAL + "[history]\npath = 'nope/history.db'\n", "history.path", "no folder"),
         (LOCAL + "[history]\npath = 'x'\nredact = ['(']\n", "history.redact[0]", "regular expression"),
+        (LOCAL + "[history]\npath = 'x'\nredact = ['[[a]']\n", "history.redact[0]", "regular expression"),
         (LOCAL + "[logging]\nformat = 'jsn'\n", "logging.format", "did you mean json?"),
     ],
 )  # fmt: skip
@@ -367,6 +371,15 @@ def test_for_other_machines_it_listens_only_with_tokens(path: Path, host: str) -
 def test_any_free_port_is_never_the_same(path: Path) -> None:
     """Two listeners may ask for one each."""
     assert len(read(path, LOCAL + 2 * '[[listeners]]\naddress = "127.0.0.1:0"\n').listeners) == 2
+
+
+def test_peers_are_trusted_by_their_networks_or_for_being_on_a_unix_socket(path: Path) -> None:
+    """Nobody is by default."""
+    server = read(path, LOCAL + '[server]\ntrusted = ["10.0.0.0/8", "unix", "::1"]\n').server
+    assert [str(network) for network in server.trusted_networks] == ["10.0.0.0/8", "::1/128"]
+    assert server.trust_unix
+    assert read(path, LOCAL).server.trusted_networks == ()
+    assert not read(path, LOCAL).server.trust_unix
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1", "localhost:1", "unix:/run/x.sock"])

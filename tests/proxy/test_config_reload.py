@@ -188,6 +188,23 @@ async def test_a_folder_that_goes_and_comes_back_is_noticed(path: Path, tmp_path
         await watch.wait()
 
 
+async def test_where_the_system_cannot_watch_the_files_are_looked_at(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no watches left: then it takes a little longer."""
+
+    async def refuse(*folders: Path, **options: object) -> AsyncIterator[set[object]]:
+        if folders:
+            raise OSError("OS file watch limit reached")
+        yield set()
+
+    monkeypatch.setattr("watchfiles.awatch", refuse)
+    write(path, "a = 1")
+    async with watching(path, look_every=0.05) as watch:
+        write(path, "a = 22")
+        await watch.wait()
+
+
 async def test_files_beside_it_are_nobodys_business(path: Path) -> None:
     """Another file of the folder changes, then the configuration: one change."""
     write(path, "a = 1")
