@@ -15,11 +15,12 @@ import trio
 from .. import ConfigurationError
 from ..http import Address, Listener, Origin, Server, listen, share
 from ._app import App
-from ._cli import Command, parse
+from ._cli import Command, check_file, parse, print_token
 from ._demo import TWICE, Demo, twice
+from ._follow import Follower
 from ._log import make_logger
 from ._settings import Settings
-from ._workers import Place, Supervisor
+from ._workers import ENDING, RELOAD, SIGNALS, Place, Supervisor
 
 GC_THRESHOLD = 10_000
 """Objects that are made, beyond those that are gone, until the youngest are looked at; by default 700."""
@@ -63,6 +64,8 @@ async def serve(
 ) -> int:
     """Run the proxy, and the demo upstream if there is to be one, until it is drained; return the exit status.
 
+    If its settings are from a file, they change with it.
+
     Args:
         place: of a worker: what it has to say it says to its supervisor, and its signals are those that this passes on.
     """
@@ -74,19 +77,23 @@ async def serve(
     if worker is not None:
         log = log.bind(worker=worker)
     app = App(settings, log, handlers={TWICE: twice} if demo else {}, worker=worker)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    follower = None if command.config is None else Follower(command.config, app, log)
+    admin = [] if settings.admin is None else listen(settings.admin.address)
+    with trio.open_signal_receiver(*(SIGNALS if place is None and follower is not None else ENDING)) as signals:
         async with trio.open_nursery() as helpers:
             if demo:
                 upstream = Demo(pace=command.demo_pace)
                 server = Server(upstream.handle, refuse=upstream.refuse, on_error=app.log_exception)
                 await helpers.start(server.run, demo)
+            if follower is not None:
+                await helpers.start(follower.watch)
             async with trio.open_nursery() as nursery:
-                await nursery.start(app.run, listeners)
+                await nursery.start(app.run, listeners, admin)
                 if place is None:
                     announce(command, listeners, log)
                 else:
                     place.say_that_it_serves()
-                helpers.start_soon(_drain_at_signal, signals if place is None else place.signals(), app, log)
+                helpers.start_soon(_obey, signals if place is None else place.signals(), app, follower, log)
             helpers.cancel_scope.cancel()
         log.info("ended", cut=app.cut)
     return 1 if app.cut else 0
@@ -114,6 +121,7 @@ def supervise(
         shares,
         bindings=command.settings.listen,
         drain=command.settings.drain,
+        reloads=command.config is not None,
         announce=lambda: announce(command, shares[0], log),
         log=log,
     )
@@ -128,10 +136,13 @@ def _in_front_of(origin: Origin, settings: Settings) -> Settings:
     return attrs.evolve(settings, routes=(attrs.evolve(route, upstreams=(upstream,)),))
 
 
-async def _drain_at_signal(
-    signals: AsyncIterator[int | None], app: App, log: structlog.typing.FilteringBoundLogger
+async def _obey(
+    signals: AsyncIterator[int | None], app: App, follower: Follower | None, log: structlog.typing.FilteringBoundLogger
 ) -> None:
     async for number in signals:
+        if follower is not None and number == RELOAD:
+            await follower.reload()
+            continue
         name = None if number is None else signal.Signals(number).name
         log.info("draining", signal=name, seconds=app.settings.drain)
         app.drain()
@@ -149,11 +160,17 @@ def _how_to_try(listener: Listener) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program. Exits with 0 if nothing was cut, 1 if something was or it could not start, 2 for wrong options."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["check"]:
+        sys.exit(check_file(words[1:]))
+    if words[:1] == ["token"]:
+        sys.exit(print_token(words[1:]))
     place = Place.take()
     try:
-        command = parse(arguments)
+        command = parse(words)
     except ConfigurationError as error:
-        print(f"sseflow: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"sseflow: {line}", file=sys.stderr)
         sys.exit(2)
     log = make_logger(json=command.log_json)
     shares: list[tuple[Listener, ...]] = []

@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import math
-import ssl
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import attrs
-import truststore
 
 from .. import ConfigurationError
 from ..http import CODINGS, Address, Encoder, HeadLimits, Network, Origin, ServerLimits, proxy_for
+from ._auth import describe_token
+from ._build import build
+from ._certificates import server_tls, upstream_tls
+from ._config import check, load
 from ._settings import Binding, Policy, Route, Settings, Upstream
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
@@ -32,16 +36,23 @@ examples:
       in front of vLLM or llama.cpp on this machine
   python -m sseflow.proxy --upstream https://api.openai.com --listen unix:/run/sseflow.sock
       in front of a provider, behind another proxy on this machine
+  python -m sseflow.proxy --config sseflow.toml
+      as a gateway: several providers, with keys of its own, which stand in for one another
+
+commands:
+  python -m sseflow.proxy check FILE   say all that is wrong with a configuration, or what it amounts to
+  python -m sseflow.proxy token NAME   make a token for a client, and what to write down of it
 
 signals:
   SIGINT and SIGTERM drain: nothing new is accepted, live streams have --drain seconds, then they are cut, so that
   their clients notice. A second signal cuts them at once. With --workers they are for the first process, which passes
-  them on.
+  them on. SIGHUP reads --config again, as does a change of the file; live streams go on as they began, and a file that
+  is wrong is refused.
 
 exit status:
   0  it ended, and nothing was cut
   1  something was cut, or it could not start (an address in use, for example), or a worker died again and again
-  2  the command line is wrong
+  2  the command line, or the configuration, is wrong
 
 /-/health answers as long as the process lives. /-/ready answers 503 as soon as it drains, to requests that were on
 their way; new connections are refused then.
@@ -53,10 +64,12 @@ class Command:
     """What the command line asks for."""
 
     settings: Settings
-    workers: int
-    demo: bool
-    demo_pace: float
-    log_json: bool | None
+    workers: int = 1
+    demo: bool = False
+    demo_pace: float = 0.0
+    log_json: bool | None = None
+    config: Path | None = None
+    """The file that the settings are from."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,6 +100,11 @@ def _add_general(p: argparse.ArgumentParser) -> None:
         metavar="URL",
         type=_origin,
         help="where requests go: http://HOST[:PORT][/PREFIX], https://..., unix:PATH",
+    )
+    what.add_argument(
+        "--config",
+        metavar="FILE",
+        help="several upstreams, keys, routes: everything is in this file, and only --log can be given beside it",
     )
     what.add_argument("--demo", action="store_true", help="start a demo upstream, too, and use that")
     p.add_argument(
@@ -248,7 +266,10 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         ConfigurationError: an option is wrong.
         SystemExit: with the status 2, for what argparse itself does not understand; with 0 behind ``--help``.
     """
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(words)
+    if options.config is not None:
+        return _from_file(options, words)
     listen = tuple(options.listen or [Address.parse(DEFAULT_LISTEN)])
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ConfigurationError("--tls-cert and --tls-key go together: one was given without the other")
@@ -290,7 +311,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     upstream = Upstream(
         name=str(origin),
         origin=origin,
-        tls=_upstream_tls(options.upstream_ca) if origin.scheme == "https" else None,
+        tls=upstream_tls(options.upstream_ca) if origin.scheme == "https" else None,
         connect_timeout=options.connect_timeout,
         tls_timeout=options.tls_timeout,
         head=heads,
@@ -299,7 +320,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         max_idle=options.max_idle,
         max_idle_time=options.max_idle_time,
     )
-    tls = _server_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
+    tls = server_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
     settings = Settings(
         routes=(Route(upstreams=(upstream,), policy=policy),),
         listen=tuple(Binding(address, None if address.path is not None else tls) for address in listen),
@@ -320,38 +341,55 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         trust_unix=None in options.trusted,
         hosts=frozenset(hosts),
     )
-    log_json = None if options.log is None else options.log == "json"
     return Command(
         settings=settings,
         workers=options.workers,
         demo=options.demo,
         demo_pace=options.demo_pace,
-        log_json=log_json,
+        log_json=None if options.log is None else options.log == "json",
     )
 
 
-def _server_tls(cert: str, key: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"--tls-cert {cert} and --tls-key {key} cannot be used: {error}") from error
-    return context
+def _from_file(options: argparse.Namespace, words: Sequence[str]) -> Command:
+    """A command whose settings are in a file."""
+    given = {word.partition("=")[0] for word in words if word.startswith("--")} - {"--config", "--log"}
+    if given:
+        raise ConfigurationError(f"{', '.join(sorted(given))}: with --config this is said in the file")
+    config = load(options.config, os.environ)
+    form = options.log or (None if config.logging.format == "auto" else config.logging.format)
+    return Command(
+        settings=build(config),
+        workers=config.server.workers,
+        log_json=None if form is None else form == "json",
+        config=Path(options.config),
+    )
 
 
-def _upstream_tls(ca: str | None) -> ssl.SSLContext:
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ca is None else ssl.create_default_context()
-    if ca is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def check_file(words: Sequence[str]) -> int:
+    """``check FILE``: say what is wrong with a configuration, or what it amounts to; return the exit status."""
+    p = _Parser(prog="python -m sseflow.proxy check", description=check_file.__doc__)
+    p.add_argument("file", metavar="FILE")
+    file = p.parse_args(words).file
+    status = check(file, os.environ, sys.stdout)
+    if status == 0:
         try:
-            context.load_verify_locations(ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(f"--upstream-ca {ca} cannot be used: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+            build(load(file, os.environ))
+        except ConfigurationError as error:
+            print(error)
+            return 2
+    return status
+
+
+def print_token(words: Sequence[str]) -> int:
+    """``token NAME``: make a token for a client, and print it, and what to write down of it."""
+    p = _Parser(prog="python -m sseflow.proxy token", description=print_token.__doc__)
+    p.add_argument("name", metavar="NAME", help="of the client, for the log")
+    try:
+        print(describe_token(p.parse_args(words).name))
+    except ConfigurationError as error:
+        print(f"sseflow: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _address(text: str) -> Address:

@@ -42,14 +42,18 @@ _DIALECTS: dict[bytes, type[Dialect]] = {
     b"/responses": OpenAIResponses,
     b"/messages": AnthropicMessages,
 }
+_ALL: tuple[type[Dialect], ...] = (*_DIALECTS.values(), PlainSSE)
+_NAMED = {dialect.name: dialect for dialect in _ALL}
 _INFO = frozenset({Verdict.COMPLETE, Verdict.CLIENT_GONE, Verdict.INTERRUPTED, Verdict.DRAINED})
 
 MAX_USAGE = 16
 """Figures of a usage object that are logged."""
 
 
-def dialect_for(path: bytes) -> Dialect:
-    """What the streams of a path speak."""
+def dialect_for(path: bytes, name: str | None = None) -> Dialect:
+    """What the streams of a path speak, unless the name of a dialect is given."""
+    if name is not None:
+        return _NAMED[name]()
     path = path.partition(b"?")[0]
     for end, dialect in _DIALECTS.items():
         if path.endswith(end):
@@ -94,7 +98,7 @@ class Exchange:
         self.target = target
         """What the client asks for, below the path of its route."""
 
-        self.dialect = dialect_for(target)
+        self.dialect = dialect_for(target, path.settings.dialect)
         self.owner = owner
         """Whose request it is, if that is known."""
 

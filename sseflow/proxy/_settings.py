@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -135,6 +136,9 @@ class Route:
     weights: tuple[int, ...] = ()
     """If there are any, one for each upstream: which one is called first is chosen by chance, as often as they say."""
 
+    dialect: str | None = None
+    """What its streams speak; None: what the path of a request says."""
+
     policy: Policy = Policy()
     retry: RetryPolicy = RetryPolicy(attempts=1)
     """When all upstreams have failed."""
@@ -158,6 +162,19 @@ class Binding:
     address: Address
     tls: ssl.SSLContext | None = None
     """None: plain HTTP."""
+
+
+@attrs.frozen
+class HistorySettings:
+    """Where complete Responses are kept, and how long."""
+
+    path: Path
+    max_age: float
+    """Seconds."""
+
+    max_bytes: int
+    redact: tuple[str, ...] = ()
+    """Regular expressions: what fits one is not kept."""
 
 
 @attrs.frozen(kw_only=True)
@@ -194,6 +211,7 @@ class Settings:
     """Where operators connect to."""
 
     admin_token: Secret | None = None
+    history: HistorySettings | None = None
 
     def trusts(self, peer: str) -> bool:
         """Whether ``peer``, an IP address or ``unix``, is among the trusted."""

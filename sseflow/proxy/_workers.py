@@ -46,7 +46,13 @@ STARTING = 60.0
 GRACE = CLOSING + 5.0
 """Seconds that a worker has to end behind its time for live streams, until it is killed."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM)
+"""Signals that tell a process to end."""
+
+RELOAD: int | None = getattr(signal, "SIGHUP", None)
+"""The one that tells it to read its configuration again; Windows has none."""
+
+SIGNALS = (*ENDING, *(() if RELOAD is None else (RELOAD,)))
 _SERVING = b"."
 
 
@@ -142,7 +148,7 @@ class Worker:
             contexts = [binding.tls for binding in bindings]
             handed = [(one.sock.fileno(), str(one.address), contexts.index(one.tls)) for one in listeners]
             place = Place(number, theirs.fileno(), tuple(handed))
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the child gets it as it is
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the child gets it as it is
             try:
                 process = subprocess.Popen(
                     command,
@@ -191,6 +197,7 @@ class Supervisor:
         shares: the listeners of each worker; closed when the workers are to end.
         bindings: what they were made of.
         drain: seconds that live streams have then.
+        reloads: whether they have a configuration that they can read again.
         announce: called once, when all workers serve.
     """
 
@@ -201,6 +208,7 @@ class Supervisor:
         *,
         bindings: Sequence[Binding],
         drain: float,
+        reloads: bool = False,
         announce: Callable[[], object],
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
@@ -208,6 +216,7 @@ class Supervisor:
         self._shares = shares
         self._bindings = bindings
         self._drain = drain
+        self._reloads = reloads
         self._announce = announce
         self._log = log
         self._workers: dict[int, Worker] = {}
@@ -218,7 +227,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Run until the last worker has ended; return the exit status, the worst of theirs."""
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
+        with trio.open_signal_receiver(*(SIGNALS if self._reloads else ENDING)) as signals:
             async with trio.open_nursery() as helpers:
                 helpers.start_soon(self._pass_on, signals)
                 helpers.start_soon(self._end_in_time)
@@ -242,6 +251,10 @@ class Supervisor:
 
     async def _pass_on(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
+            if number == RELOAD:
+                for worker in self._workers.values():
+                    worker.tell(number)
+                continue
             self._log.info("draining", signal=signal.Signals(number).name, seconds=self._drain)
             self.drain(number)
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import attrs
 import trio
 
-from sseflow.http import Listener, Origin, listen
 from sseflow.http import Address as Address
+from sseflow.http import Listener, Origin, listen
 from sseflow.proxy._app import App
 from sseflow.proxy._log import make_logger
 from sseflow.proxy._settings import Policy, Route, Settings, Upstream

@@ -119,30 +119,32 @@ async def test_behind_the_first_content_a_failure_is_the_clients_to_know(
 async def test_fail_over_never_repeats_a_byte(how: str) -> None:
     """Cut anywhere in its first 2 KiB, an answer is the other one's, whole, or a beginning of its own and no more."""
     text = " ".join(f"w{i}" for i in range(12))
-    async with FakeProvider.serve("openai", default=Answer(text=text)) as first:
-        async with FakeProvider.serve("openai", default=GOOD) as second:
-            one, other = upstream_for(first, name="a"), upstream_for(second, name="b")
-            seen = set()
-            async with running(route_to(one, other), route_to(one, path="/alone")) as gateway:
-                whole = await gateway.ask(f"/alone{CHAT}")
-                assert len(whole.body) > 2048
-                for at in range(2048):
-                    first.next(CutAfter(at, "fin" if how == "fin" else "rst"))
-                    answer = await gateway.ask(f"/openai{CHAT}")
-                    stream = read_chat(answer.body)
-                    if stream.text == GOOD.text:
-                        assert (answer.complete, stream.done, stream.error) == (True, True, None)
-                        seen.add("failed over")
-                    else:
-                        assert not answer.complete
-                        assert not stream.done
-                        assert text.startswith(stream.text)
-                        assert stream.text
-                        seen.add("told")
-                    gateway.log.taken.clear()
-            assert seen == {"failed over", "told"}
-            # Each request was made once at each of them, if at all.
-            assert len(first.requests) == 2049
+    async with (
+        FakeProvider.serve("openai", default=Answer(text=text)) as first,
+        FakeProvider.serve("openai", default=GOOD) as second,
+    ):
+        one, other = upstream_for(first, name="a"), upstream_for(second, name="b")
+        seen = set()
+        async with running(route_to(one, other), route_to(one, path="/alone")) as gateway:
+            whole = await gateway.ask(f"/alone{CHAT}")
+            assert len(whole.body) > 2048
+            for at in range(2048):
+                first.next(CutAfter(at, "fin" if how == "fin" else "rst"))
+                answer = await gateway.ask(f"/openai{CHAT}")
+                stream = read_chat(answer.body)
+                if stream.text == GOOD.text:
+                    assert (answer.complete, stream.done, stream.error) == (True, True, None)
+                    seen.add("failed over")
+                else:
+                    assert not answer.complete
+                    assert not stream.done
+                    assert text.startswith(stream.text)
+                    assert stream.text
+                    seen.add("told")
+                gateway.log.taken.clear()
+        assert seen == {"failed over", "told"}
+        # Each request was made once at each of them, if at all.
+        assert len(first.requests) == 2049
 
 
 async def test_keys_are_tried_in_order_and_one_that_is_limited_stays_out() -> None:
@@ -175,9 +177,11 @@ async def test_when_all_keys_are_limited_the_client_is_told_the_shortest_wait() 
 @pytest.mark.parametrize("keys", [("sk-a",), ("sk-a", "sk-b")])
 async def test_when_no_key_is_accepted_it_is_our_fault(keys: tuple[str, ...]) -> None:
     """502, since the client's credentials are not what is wrong; the provider may have repeated our key."""
-    async with FakeProvider.serve("openai", keys=["sk-other"]) as provider:
-        async with running(route_to(upstream_for(provider, name="p", keys=keys))) as gateway:
-            answer = await gateway.ask(f"/openai{CHAT}")
+    async with (
+        FakeProvider.serve("openai", keys=["sk-other"]) as provider,
+        running(route_to(upstream_for(provider, name="p", keys=keys))) as gateway,
+    ):
+        answer = await gateway.ask(f"/openai{CHAT}")
     assert answer.status == 502
     assert json.loads(answer.body)["error"]["message"] == "all configured keys failed authentication"
     assert b"sk-a" not in answer.raw
@@ -322,24 +326,25 @@ async def test_a_long_body_is_streamed_and_sent_once(first: FakeProvider, second
 
 async def test_a_route_that_is_not_there() -> None:
     """404, and nobody is asked."""
-    async with FakeProvider.serve("openai") as provider:
-        async with running(route_to(upstream_for(provider, name="p"))) as gateway:
-            assert (await gateway.ask(f"/openaix{CHAT}")).status == 404
+    async with FakeProvider.serve("openai") as provider, running(route_to(upstream_for(provider, name="p"))) as gateway:
+        assert (await gateway.ask(f"/openaix{CHAT}")).status == 404
     assert not provider.requests
 
 
 async def test_an_operator_lists_streams_and_interrupts_one() -> None:
     """The client is told, the stream does not look complete, and the upstream is left."""
-    async with FakeProvider.serve("openai", default=Answer(hold="for ever", hold_after=1)) as provider:
-        async with running(route_to(upstream_for(provider, name="p"))) as gateway:
-            client = await gateway.send(f"/openai{CHAT}", headers={"X-Request-Id": "mine"})
-            await client.until(b"content")
-            listed = json.loads((await gateway.operate("GET", "/-/streams")).body)
-            ended = await gateway.operate("DELETE", "/-/streams/mine")
-            missed = await gateway.operate("DELETE", "/-/streams/mine")
-            rest = await client.rest()
-            [request] = provider.requests
-            await request.delivery.end()
+    async with (
+        FakeProvider.serve("openai", default=Answer(hold="for ever", hold_after=1)) as provider,
+        running(route_to(upstream_for(provider, name="p"))) as gateway,
+    ):
+        client = await gateway.send(f"/openai{CHAT}", headers={"X-Request-Id": "mine"})
+        await client.until(b"content")
+        listed = json.loads((await gateway.operate("GET", "/-/streams")).body)
+        ended = await gateway.operate("DELETE", "/-/streams/mine")
+        missed = await gateway.operate("DELETE", "/-/streams/mine")
+        rest = await client.rest()
+        [request] = provider.requests
+        await request.delivery.end()
     assert [stream["id"] for stream in listed["streams"]] == ["mine"]
     assert (ended.status, json.loads(ended.body)["streams"][0]["verdict"]) == (200, "interrupted")
     assert missed.status == 404
@@ -351,15 +356,17 @@ async def test_an_operator_lists_streams_and_interrupts_one() -> None:
 
 async def test_the_configuration_changes_for_requests_to_come() -> None:
     """A live stream goes on with what it began with."""
-    async with FakeProvider.serve("openai", default=Answer(hold="a while", hold_after=1)) as old:
-        async with FakeProvider.serve("openai", default=GOOD) as new:
-            async with running(route_to(upstream_for(old, name="p"))) as gateway:
-                client = await gateway.send(f"/openai{CHAT}")
-                await client.until(b"content")
-                changed = route_to(upstream_for(new, name="p"))
-                gateway.app.configure(gateway.app.settings.__class__(routes=(changed,), listen=()))
-                assert read_chat((await gateway.ask(f"/openai{CHAT}")).body).text == GOOD.text
-                old.release("a while")
-                await client.until(b"[DONE]")
-                with trio.fail_after(5):
-                    await client.until(b"0\r\n\r\n")
+    async with (
+        FakeProvider.serve("openai", default=Answer(hold="a while", hold_after=1)) as old,
+        FakeProvider.serve("openai", default=GOOD) as new,
+        running(route_to(upstream_for(old, name="p"))) as gateway,
+    ):
+        client = await gateway.send(f"/openai{CHAT}")
+        await client.until(b"content")
+        changed = route_to(upstream_for(new, name="p"))
+        gateway.app.configure(gateway.app.settings.__class__(routes=(changed,), listen=()))
+        assert read_chat((await gateway.ask(f"/openai{CHAT}")).body).text == GOOD.text
+        old.release("a while")
+        await client.until(b"[DONE]")
+        with trio.fail_after(5):
+            await client.until(b"0\r\n\r\n")

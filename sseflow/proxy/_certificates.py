@@ -1,0 +1,49 @@
+"""TLS contexts from files."""
+
+from __future__ import annotations
+
+import ssl
+from os import PathLike
+from typing import TypeAlias
+
+import truststore
+
+from .. import ConfigurationError
+
+Name: TypeAlias = str | PathLike[str]
+
+
+def server_tls(cert: Name, key: Name) -> ssl.SSLContext:
+    """What is spoken to clients: TLS 1.2 and later, with a certificate chain and its key.
+
+    Raises:
+        ConfigurationError: they cannot be used.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"the certificate {cert} and the key {key} cannot be used: {error}") from error
+    return _http11(context)
+
+
+def upstream_tls(authorities: Name | None) -> ssl.SSLContext:
+    """What is spoken to upstreams, whose certificates are checked; None: by the system's authorities.
+
+    Raises:
+        ConfigurationError: the file of authorities cannot be used.
+    """
+    if authorities is None:
+        return _http11(truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(authorities)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"the authorities in {authorities} cannot be used: {error}") from error
+    return _http11(context)
+
+
+def _http11(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
