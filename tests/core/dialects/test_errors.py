@@ -48,7 +48,7 @@ def test_a_keep_alive_says_nothing(dialect: Dialect) -> None:
     assert [event.data for event in events if event.data in (b"x", b"y")] == [b"x", b"y"]
     for event in events[1:-1]:
         reading = dialect.read(event)
-        assert reading == Reading()
+        assert reading == Reading(keep_alive=True)
         assert event.data
 
 
@@ -57,7 +57,10 @@ def test_a_keep_alive_says_nothing(dialect: Dialect) -> None:
     [
         (PlainSSE(), {"error": {"message": "m", "type": "t", "param": None, "code": "c"}, "request_id": "r"}),
         (OpenAIChat(), {"error": {"message": "m", "type": "t", "param": None, "code": "c"}, "request_id": "r"}),
-        (AnthropicMessages(), {"type": "error", "error": {"type": "t", "message": "m"}, "request_id": "r"}),
+        (
+            AnthropicMessages(),
+            {"type": "error", "error": {"type": "t", "message": "m", "code": "c"}, "request_id": "r"},
+        ),
         (
             OpenAIResponses(),
             {
