@@ -94,10 +94,8 @@ class Watch(Stage[Events]):
 
     def _learn(self, form: Form) -> bool:
         event = Event(form.data, form.type or MESSAGE)
-        if self.dialect.read(event) != CONTENT:
-            return False
         text = self.dialect.text(event)
-        if text is None or not form.vary(text):
+        if text is None or self.dialect.read(event) != CONTENT or not form.vary(text):
             return False
         if self.model is None and not text.string and self.dialect.names_model:
             return False  # it may be in the text
