@@ -6,7 +6,7 @@ import re
 
 from .._events import Event
 from .._form import Text
-from ._dialect import CONTENT, NOTHING, Dialect, DialectError, Reading, BegunCall
+from ._dialect import CONTENT, NOTHING, BegunCall, Dialect, DialectError, Reading
 from ._json import (
     WITHIN,
     decode,

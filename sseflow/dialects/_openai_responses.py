@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .._events import Event
-from ._dialect import NOTHING, DialectError, Reading, BegunCall
+from ._dialect import NOTHING, BegunCall, DialectError, Reading
 from ._json import WITHIN, decode, find_name, id_at_top, name_in, number_at_top, object_in, string_after, usage_object
 from ._typed import TypedDialect, kind_of
 from ._usage import usage_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._events import MESSAGE, Event, Events
 from .._form import Form
 from .._stage import Stage
-from ..dialects import Dialect, DialectError, Reading, BegunCall, Usage
+from ..dialects import BegunCall, Dialect, DialectError, Reading, Usage
 from ..dialects._dialect import CONTENT
 
 MAX_TOOL_CALLS = 128

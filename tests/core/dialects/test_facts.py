@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from sseflow import Event, EventParser, Observe, by_event, by_line
 from sseflow.dialects import (
     AnthropicMessages,
+    BegunCall,
     Dialect,
     OpenAIChat,
     OpenAIResponses,
     PlainSSE,
     Reading,
-    ToolCall,
     Usage,
 )
 from sseflow.stages import Watch
@@ -127,8 +127,8 @@ class Answer:
     finish: str | None
     usage: Usage | None
     id: str | None
-    calls: list[ToolCall]
-    open: list[ToolCall]
+    calls: list[BegunCall]
+    open: list[BegunCall]
     decodes: int
     """How many events are decoded when all comes event by event."""
 
@@ -155,7 +155,7 @@ ANSWERS = {
         "tool_calls",
         CHAT_USED,
         "chatcmpl-1",
-        [ToolCall("call_1", "f", (0, 0)), ToolCall("call_2", "g", (0, 1))],
+        [BegunCall("call_1", "f", (0, 0)), BegunCall("call_2", "g", (0, 1))],
         [],
         4,
     ),
@@ -204,8 +204,8 @@ ANSWERS = {
         "length",
         None,
         "chatcmpl-1",
-        [ToolCall("call_1", "f", (0, 0))],
-        [ToolCall("call_1", "f", (0, 0))],
+        [BegunCall("call_1", "f", (0, 0))],
+        [BegunCall("call_1", "f", (0, 0))],
         2,
     ),
     "anthropic": Answer(
@@ -235,7 +235,7 @@ ANSWERS = {
             extras={"cache_ephemeral_5m_input": 30, "cache_ephemeral_1h_input": 0, "web_search_requests": 2},
         ),
         "msg_1",
-        [ToolCall("toolu_1", "f", (1,))],
+        [BegunCall("toolu_1", "f", (1,))],
         [],
         3,
     ),
@@ -259,8 +259,8 @@ ANSWERS = {
             extras={"cache_ephemeral_5m_input": 30, "cache_ephemeral_1h_input": 0},
         ),
         "msg_1",
-        [ToolCall("toolu_1", "f", (0,))],
-        [ToolCall("toolu_1", "f", (0,))],
+        [BegunCall("toolu_1", "f", (0,))],
+        [BegunCall("toolu_1", "f", (0,))],
         3,
     ),
     "responses": Answer(
@@ -284,8 +284,8 @@ ANSWERS = {
         "max_output_tokens",
         Usage(input=129, output=44, cache_read=11_904, reasoning=10, extras={"total_tokens": 12_077}),
         "resp_1",
-        [ToolCall("call_1", "f", (1,)), ToolCall("call_2", "g", (4,))],
-        [ToolCall("call_2", "g", (4,))],
+        [BegunCall("call_1", "f", (1,)), BegunCall("call_2", "g", (4,))],
+        [BegunCall("call_2", "g", (4,))],
         4,
     ),
     "plain": Answer(PlainSSE(), b"data: a\n\ndata: b\n\n", None, None, None, [], [], 0),
@@ -503,8 +503,8 @@ def _chat_watch(*deltas: object) -> Watch:
 def test_a_call_that_is_named_in_each_piece_is_one() -> None:
     """By its id, or, without one, by its place."""
     named = [_fragment(0, "{", id="a", name="f")] * 3
-    assert _chat_watch(*named).tool_calls == [ToolCall("a", "f", (0, 0))]
-    assert _chat_watch(*[_fragment(0, "{", name="f")] * 3).tool_calls == [ToolCall(None, "f", (0, 0))]
+    assert _chat_watch(*named).tool_calls == [BegunCall("a", "f", (0, 0))]
+    assert _chat_watch(*[_fragment(0, "{", name="f")] * 3).tool_calls == [BegunCall(None, "f", (0, 0))]
 
 
 def test_calls_with_ids_of_their_own_are_many() -> None:
@@ -562,9 +562,9 @@ def _window(dialect: Dialect, value: dict[str, object]) -> Watch:
 def test_a_window_on_a_whole_chat() -> None:
     """An answer in one event: its id and its call stand at its beginning, its end and its usage at its end."""
     watch = _window(CHAT, _chunk(_fragment(0, LONG, id="a", name="f"), "tool_calls", usage=CHAT_USAGE))
-    assert _facts(watch) == ("tool_calls", CHAT_USED, "chatcmpl-1", [ToolCall("a", "f", (0, 0))], [])
+    assert _facts(watch) == ("tool_calls", CHAT_USED, "chatcmpl-1", [BegunCall("a", "f", (0, 0))], [])
     watch = _window(CHAT, _chunk(_fragment(0, LONG, id="a", name="f"), "length"))
-    assert watch.open_calls == [ToolCall("a", "f", (0, 0))]
+    assert watch.open_calls == [BegunCall("a", "f", (0, 0))]
     watch = _window(CHAT, {"choices": [{"delta": {"content": LONG}}]})
     assert _facts(watch) == (None, None, None, [], [])
 
@@ -572,9 +572,9 @@ def test_a_window_on_a_whole_chat() -> None:
 def test_a_window_on_events_with_a_type() -> None:
     """What stands at their beginning and at their end is found."""
     value = _block(3, {"type": "tool_use", "id": "a", "name": "f", "input": LONG})[0]
-    assert _window(ANTHROPIC, value).open_calls == [ToolCall("a", "f", (3,))]
+    assert _window(ANTHROPIC, value).open_calls == [BegunCall("a", "f", (3,))]
     item = {"type": "function_call", "call_id": "a", "name": "f", "arguments": LONG}
-    assert _window(RESPONSES, _item(3, item)[0]).open_calls == [ToolCall("a", "f", (3,))]
+    assert _window(RESPONSES, _item(3, item)[0]).open_calls == [BegunCall("a", "f", (3,))]
     watch = _window(RESPONSES, _lifecycle("completed", output=LONG, usage=RESPONSES_USAGE))
     assert (watch.finish, watch.response_id) == ("completed", "resp_1")
     assert watch.usage is not None
