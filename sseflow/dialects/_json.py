@@ -156,6 +156,9 @@ def error_of(value: object, *, around: dict[str, object] | None = None) -> Diale
     )
 
 
+LONGEST_WAIT = 24 * 3600.0
+"""Seconds. Who asks for more is asked again tomorrow."""
+
 # By lower-case names: seconds per unit. The upper ones count first.
 _RETRY_AFTER = {"retry_after_ms": 0.001, "retry_after": 1.0, "retry_after_seconds": 1.0}
 
@@ -168,7 +171,7 @@ def _retry_after(error: dict[str, object], depth: int = 3) -> float | None:
     for name, unit in _RETRY_AFTER.items():
         seconds = _number(given.get(name))
         if seconds is not None:
-            return seconds * unit
+            return min(seconds * unit, LONGEST_WAIT)
     for name in ("metadata", "headers"):
         seconds = _retry_after(as_object(given.get(name)) or {}, depth - 1)
         if seconds is not None:

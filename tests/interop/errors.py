@@ -184,30 +184,42 @@ async def table() -> dict[str, dict[str, list[str]]]:
 
 _INTRO = """# What an error looks like to your client
 
-As long as nothing of an answer has gone to the client, an error is a status of 400 or more with a JSON body, in the form
-that the client's API has for it. The upstream's own status, type, code and message are kept, also those of an error that
-was the first event of a stream: it came with a 200, and becomes the status that it stands for, `overloaded_error` 529.
-If the upstream said how long to wait, there is a `Retry-After`.
+As long as nothing of an answer has gone to the client, an error is a status of 400 or more with a JSON body, in the
+form that the client's API has for it. The upstream's own status, type, code and message are kept. So they are if the
+error was the first event of a stream: it came with a 200, and becomes the status that it stands for,
+`overloaded_error` 529. If the upstream said how long to wait, there is a `Retry-After`.
 
 Behind the first content there can be no status any more. If the client stands between two events, it gets the error as
 an event, in the form that its SDK raises on; then the body is cut off, without the end that HTTP has for it. Inside an
-event there is no place for an error, and being cut off has to do. It is the one thing that every client notices: none of
-them may take what it has for the answer.
+event there is no place for an error, and being cut off has to do. It is the one thing that every client notices: none
+of them may take what it has for the answer.
 
-What the SDKs raise is below, {silent} if an error were swallowed. The tables are written by
+What is written:
+
+| dialect | status with a body | event |
+|---|---|---|
+{forms}
+
+`null` stands for what the upstream did not say.
+
+What the SDKs raise is below; if one swallowed an error, it would say {silent}. The page is written by
 `python -m tests.interop.errors --write`, with {versions}.
 
-| where | what is written |
-|---|---|
-| OpenAI chat completions | `data: {{"error":{{"message","type","param","code"}},"request_id"}}`, without a type of event |
-| OpenAI Responses | `event: error`, with `type`, `code`, `message`, `param`, and the same once more in `error` |
-| Anthropic Messages | `event: error`, with `{{"type":"error","error":{{"type","message"}},"request_id"}}` |
-| any other stream of events | `event: error`, as for OpenAI |
-
 Catch the SDK's own root, `openai.APIError` or `anthropic.APIError`, and beside it what its transport raises, which
-`anthropic` lets through as it is: `httpx.HTTPError`, or `httpx2.HTTPError`. An `APIStatusError` with the status 200 is
-an error of a stream that had begun; what it was stands in its `body`.
+`anthropic` lets through as it is: `httpx.HTTPError`, or `httpx2.HTTPError`, whichever it uses. An `APIStatusError` with
+the status 200 is an error in a stream that had begun; what it was stands in its `type` and its `body`.
 """
+
+
+def _forms() -> str:
+    """What each dialect writes of one error."""
+    said = DialectError("m", "t", "c")
+    rows = []
+    for dialect in (OpenAIChat(), OpenAIResponses(), AnthropicMessages(), PlainSSE()):
+        body = dialect.error_body(said, request_id="r").decode()
+        event = dialect.error_event(said, request_id="r").decode().replace(body, "...")
+        rows.append(f"| `{dialect.name}` | `{body}` | `{event.strip()}` |".replace("\n", "`, `"))
+    return "\n".join(rows)
 
 
 def as_tables(said: dict[str, dict[str, list[str]]]) -> str:
@@ -227,7 +239,7 @@ def as_tables(said: dict[str, dict[str, list[str]]]) -> str:
 def as_markdown(said: dict[str, dict[str, list[str]]]) -> str:
     """The page."""
     versions = f"openai {openai.__version__} and anthropic {anthropic.__version__}"
-    return _INTRO.format(silent=SWALLOWED, versions=versions) + "\n" + as_tables(said)
+    return _INTRO.format(forms=_forms(), silent=SWALLOWED, versions=versions) + "\n" + as_tables(said)
 
 
 def main() -> int:

@@ -129,6 +129,7 @@ def test_no_error_has_the_status_of_a_success(came_with: int | None, status: int
         ({"metadata": {"retry_after_seconds": 4}}, 4.0),
         ({"headers": {"Retry-After": 3}}, 3.0),
         ({"message": "Please try again in 1.5s."}, None),
+        ({"retry_after": 1e300}, 24 * 3600.0),
         ({"retry_after": -1}, None),
         ({"retry_after": "soon"}, None),
         ({"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
