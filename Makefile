@@ -70,8 +70,9 @@ interop: $(VENV)/.dev  ## run only the tests with real clients
 faults: $(VENV)/.dev  ## try every fault of an upstream in every variant; some minutes
 	SSEFLOW_FAULTS=all $(BIN)/python -m pytest tests/proxy/test_fault_matrix.py $(ARGS)
 
-clients: $(VENV)/.dev  ## write what real clients say of each fault into docs/reference/faults.md
+clients: $(VENV)/.dev  ## write what real clients say of each fault and each error into the two pages about it
 	$(BIN)/python -m tests.interop.faults --write
+	$(BIN)/python -m tests.interop.errors --write
 
 fuzz: $(VENV)/.dev  ## put anything through whole exchanges, for SECONDS (60)
 	$(BIN)/python -m tests.proxy.test_exchange_fuzz $(or $(SECONDS),60)

@@ -70,6 +70,31 @@ def stages(dialect: Dialect) -> dict[str, Callable[[], Pipeline]]:
     }
 
 
+#: Tokens of servers that write them in their own ways.
+_SERVERS = {
+    "OpenRouter": b'{"id":"gen-1738888000-aBcDeFgHiJkL","provider":"Demo","model":"demo/demo-1","object":'
+    b'"chat.completion.chunk","created":1738888000,"choices":[{"index":0,"delta":{"role":"assistant","content":"%b"},'
+    b'"finish_reason":null,"native_finish_reason":null,"logprobs":null}],"usage":null}',
+    "vLLM": b'{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1717000000,"model":"demo-1",'
+    b'"choices":[{"index":0,"delta":{"content":"%b"},"logprobs":null,"finish_reason":null,"token_ids":null}]}',
+    "llama.cpp": b'{"choices":[{"finish_reason":null,"index":0,"delta":{"content":"%b"}}],"created":1742000000,'
+    b'"id":"chatcmpl-0123456789abcdef","model":"demo-1","system_fingerprint":"b4900","object":"chat.completion.chunk"}',
+    "spaces": b'{"id": "chatcmpl-0123456789abcdef", "object": "chat.completion.chunk", "created": 1717000000, "model": '
+    b'"demo-1", "choices": [{"index": 0, "delta": {"content": "%b"}, "logprobs": null, "finish_reason": null}], '
+    b'"usage": null}',
+    "arguments": b'{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1717000000,"model":'
+    b'"demo-1","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"%b"}}]},'
+    b'"logprobs":null,"finish_reason":null}],"usage":null}',
+    "usage in each": b'{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1717000000,"model":'
+    b'"demo-1","choices":[{"index":0,"delta":{"content":"%b"},"logprobs":null,"finish_reason":null}],'
+    b'"usage":{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3}}',
+}
+
+
+def _as_server(frame: bytes) -> tuple[bytes, ...]:
+    return tuple(b"data: " + frame % (b" token%02d" % i) + b"\n\n" for i in range(40))
+
+
 def spoken() -> Iterator[tuple[Dialect, Shape]]:
     """Tokens of the other dialects, and those that differ in more than their text: one by one, and 40 together."""
     chat = SHAPES["token"]()
@@ -92,10 +117,18 @@ def spoken() -> Iterator[tuple[Dialect, Shape]]:
     ends = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
     created = b'event: response.created\ndata: {"type":"response.created","response":{"model":"demo-1"}}\n\n'
     completed = b'event: response.completed\ndata: {"type":"response.completed","response":{"model":"demo-1"}}\n\n'
+    arguments = tuple(
+        b"event: response.function_call_arguments.delta\ndata: "
+        b'{"type":"response.function_call_arguments.delta","sequence_number":%d,"item_id":"fc_0123456789abcdef",'
+        b'"output_index":1,"delta":" token%02d","obfuscation":"%b"}\n\n' % (i, i, b"x" * (i * 7 % 16))
+        for i in range(40)
+    )
     for name, dialect, first, tokens, tail in (
         ("chat, padded", OpenAIChat(), (), padded, chat.tail),
+        *[(f"chat of {server}", OpenAIChat(), (), _as_server(frame), chat.tail) for server, frame in _SERVERS.items()],
         ("Messages", AnthropicMessages(), (begins,), anthropic, (ends,)),
         ("Responses", OpenAIResponses(), (created,), responses, (completed,)),
+        ("Responses, arguments", OpenAIResponses(), (created,), arguments, (completed,)),
         ("plain", PlainSSE(), (), chat.body, ()),
     ):
         for about, chunks in (("token", tokens), ("coalesced", (b"".join(tokens),))):
@@ -172,9 +205,14 @@ def measure_pipelines(setup: Setup) -> Iterator[Reading]:
 
 
 def measure_dialects(setup: Setup) -> Iterator[Reading]:
-    """Tokens of each dialect through the default pipeline, and through its watch alone."""
+    """Tokens of each dialect through the default pipeline, and through its watch alone; and the lines that it needs."""
     for dialect, shape in spoken():
-        group = {"Watch": stages(dialect)["Watch"], "standard": pipelines(dialect)["standard"]}
+        alone = stages(dialect)
+        group = {
+            "lines only": alone["lines only"],
+            "Watch": alone["Watch"],
+            "standard": pipelines(dialect)["standard"],
+        }
         yield from _measure(setup, shape, group)
 
 

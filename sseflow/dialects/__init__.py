@@ -8,6 +8,7 @@ from ._assembled import Choice as Choice
 from ._assembled import ToolCall as ToolCall
 from ._assembled import ToolError as ToolError
 from ._cache_marks import mark_for_cache as mark_for_cache
+from ._dialect import BegunCall as BegunCall
 from ._dialect import Dialect as Dialect
 from ._dialect import DialectError as DialectError
 from ._dialect import Reading as Reading
@@ -21,12 +22,14 @@ from ._responses_items import as_input as as_input
 from ._responses_items import input_items as input_items
 from ._responses_items import rebuilt as rebuilt
 from ._sse import PlainSSE as PlainSSE
+from ._usage import Usage as Usage
 
 __all__ = [
     "AnthropicMessages",
     "as_input",
     "assemble",
     "Assembled",
+    "BegunCall",
     "Choice",
     "CompleteResponse",
     "Dialect",
@@ -44,4 +47,5 @@ __all__ = [
     "Text",
     "ToolCall",
     "ToolError",
+    "Usage",
 ]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Mapping
 
 import attrs
 
 from .._errors import UpstreamRefused
 from .._events import Event
 from .._form import Text
+from ._usage import Usage
 
 # What OpenAI and Anthropic document, and what servers that speak like them send in a stream.
 _STATUS = {
     "invalid_request_error": 400,
     "context_length_exceeded": 400,
+    "content_filter": 400,
+    "invalid_prompt": 400,
+    "previous_response_not_found": 400,
     "authentication_error": 401,
     "invalid_api_key": 401,
     "billing_error": 402,
@@ -28,6 +31,8 @@ _STATUS = {
     "insufficient_quota": 429,
     "api_error": 500,
     "server_error": 500,
+    "service_unavailable": 503,
+    "slow_down": 503,
     "timeout_error": 504,
     "overloaded_error": 529,
 }
@@ -57,10 +62,16 @@ class DialectError:
         return None
 
     def refusal(self, message: str, *, status: int | None = None) -> UpstreamRefused:
-        """This error as one of ours; ``message`` is for the operator. ``status`` by default its own, else 502."""
+        """This error as one of ours; ``message`` is for the operator.
+
+        Args:
+            status: that it came with; if it is no error's, or None, its own, else 502.
+        """
+        if status is None or not 400 <= status <= 599:
+            status = self.status or 502
         return UpstreamRefused(
             message,
-            status=status or self.status or 502,
+            status=status,
             said=self.message,
             type=self.type,
             code=self.code,
@@ -69,11 +80,31 @@ class DialectError:
 
 
 @attrs.frozen
+class BegunCall:
+    """A call of a tool that the client is to run."""
+
+    id: str | None = None
+    name: str | None = None
+
+    place: tuple[int, ...] = ()
+    """Where in the answer it stands: this is how later events speak of it."""
+
+    def continues(self, earlier: BegunCall, /) -> bool:
+        """Whether this is said of the call that ``earlier`` was: servers are known that name it in each piece."""
+        if self.id is not None and earlier.id is not None:
+            return self.id == earlier.id
+        return self.place == earlier.place
+
+
+@attrs.frozen
 class Reading:
     """What one event says."""
 
     content: bool = False
     """It brings the answer forward."""
+
+    keep_alive: bool = False
+    """It only keeps the line warm."""
 
     ended: bool = False
     """With it the answer is complete. More may follow: usage, or the terminator."""
@@ -84,9 +115,26 @@ class Reading:
     terminator: bool = False
     """It is the dialect's own last word, and holds nothing else."""
 
+    finish: str | None = None
+    """Which end it is, in the upstream's word: ``stop``, ``length``, ``tool_calls``, ``end_turn``, ..."""
+
     error: DialectError | None = None
-    usage: Mapping[str, object] | None = None
-    """The usage object, as the upstream gave it."""
+
+    usage: Usage | None = None
+    """What has been used up to here. Figures are totals: what several events tell is never added up."""
+
+    begun: tuple[BegunCall, ...] = ()
+    """Calls of tools that begin with it, or that it names once more."""
+
+    finished: tuple[tuple[int, ...], ...] = ()
+    """Calls of tools that are whole with it: each that stands at one of these places, or at one that begins with it."""
+
+
+#: What nearly all events say. Who reads many may ask whether a reading is this very one.
+CONTENT = Reading(content=True)
+
+NOTHING = Reading()
+KEEP_ALIVE = Reading(keep_alive=True)
 
 
 class Dialect(abc.ABC):
@@ -105,6 +153,9 @@ class Dialect(abc.ABC):
     names_model: bool = True
     """Whether events can tell the name of the model."""
 
+    usage_in_parts: bool = False
+    """Whether an event may leave out figures of the usage that an earlier one told; if not, the last one tells all."""
+
     @abc.abstractmethod
     def read(self, event: Event, /) -> Reading:
         """Say what an event says. Of a cut one (`Event.cut`) the fields are found by their bytes."""
@@ -112,6 +163,17 @@ class Dialect(abc.ABC):
     @abc.abstractmethod
     def model(self, data: bytes, /) -> str | None:
         """The name of the model, if an event's data tells it."""
+
+    def response_id(self, event: Event, /) -> str | None:
+        """The id of the answer, if an event tells it; never an empty one."""
+        return None
+
+    def answer_text(self, event: Event, /) -> str:
+        """What a viewer shows of an event: the answer's text, without reasoning and calls of tools.
+
+        It decodes the event. An event that is cut (`Event.cut`) has none that could be told.
+        """
+        return ""
 
     def text(self, event: Event, /) -> Text | None:
         """Where in its data an event has what differs from token to token; None: that cannot be said.

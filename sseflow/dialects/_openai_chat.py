@@ -6,8 +6,21 @@ import re
 
 from .._events import Event
 from .._form import Text
-from ._dialect import Dialect, DialectError, Reading
-from ._json import as_object, decode, error_of, model_in
+from ._dialect import CONTENT, NOTHING, BegunCall, Dialect, DialectError, Reading
+from ._json import (
+    WITHIN,
+    decode,
+    error_of,
+    find_name,
+    id_at_top,
+    keys_at_top,
+    model_in,
+    name_in,
+    object_in,
+    string_after,
+    usage_at_the_end,
+)
+from ._usage import Usage, usage_in
 
 _DONE = b"[DONE]"
 
@@ -22,17 +35,31 @@ _STRING = re.compile(
 )
 # Sent so that the length of a packet does not tell that of its text: it is of another length each time.
 _PADDING = re.compile(rb'"(?:obfuscation|p)"\s*:\s*"((?:[^"\\]|\\.)*+)(?="[,}])')
-_MARK = re.compile(rb'"(?:error|finish_reason|usage)"\s*+:\s*+(?!null)')
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
-_ERROR_VALUE = re.compile(rb'\s*:\s*[{"]')
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{}]')
+# A call of a tool has its name where it begins.
+_MARK = re.compile(rb'"(?:error|finish_reason|usage)"\s*+:\s*+(?!null)|"name"\s*+:\s*+"(?!")')
+_FINISH = string_after(b"finish_reason")
+_ID = string_after(b"id")
+_NAME = string_after(b"name")
+_INDEX = re.compile(rb'"index"\s*:\s*(\d{1,9})')
+_ERROR = re.compile(rb'"error"\s*:\s*[{"]')
 
-_ERROR_WITHIN = 1024
-"""Bytes in which an error is looked for where the whole cannot be decoded: it is what such an object begins with."""
+_DONE_READING = Reading(ended=True, final=True, terminator=True)
 
-_READ_CONTENT = Reading(content=True)
-_READ_NOTHING = Reading()
-_READ_DONE = Reading(ended=True, final=True, terminator=True)
+_FIGURES = {
+    "prompt_tokens": "input",
+    "completion_tokens": "output",
+    "prompt_tokens_details.cached_tokens": "cache_read",
+    "prompt_tokens_details.cache_write_tokens": "cache_write",
+    "prompt_cache_hit_tokens": "cache_read",  # DeepSeek
+    "prompt_tokens_details.audio_tokens": "prompt_audio",
+    "completion_tokens_details.reasoning_tokens": "reasoning",
+    "completion_tokens_details.audio_tokens": "completion_audio",
+    "completion_tokens_details.accepted_prediction_tokens": "completion_accepted_prediction",
+    "completion_tokens_details.rejected_prediction_tokens": "completion_rejected_prediction",
+}
+
+_CUT_SHORT = frozenset({"length", "content_filter"})
+"""Ends behind which the last call of a tool may not be whole."""
 
 
 class OpenAIChat(Dialect):
@@ -47,33 +74,56 @@ class OpenAIChat(Dialect):
     def read(self, event: Event, /) -> Reading:
         data = event.data
         if data == _DONE:
-            return _READ_DONE
+            return _DONE_READING
         if event.cut:
             return self._read_window(event)
         if event.type == b"error" or _is_marked(data):
             return self._read_marked(event)
-        return _READ_CONTENT if _has_content(data) else _READ_NOTHING
+        return CONTENT if _has_content(data) else NOTHING
 
     def _read_marked(self, event: Event) -> Reading:
         chunk = decode(event.data)
         if chunk is None:
             # It is the client's to complain of; of an error we still say that it is one.
-            return Reading(error=DialectError()) if self.is_error(event.type, event.data) else _READ_NOTHING
-        choices = chunk.get("choices")
+            return Reading(error=DialectError()) if self.is_error(event.type, event.data) else NOTHING
+        choices = _choices(chunk)
+        ends = [(at, name_in(choice, "finish_reason")) for at, choice in choices if choice.get("finish_reason")]
         error = chunk.get("error") or (chunk if event.type == b"error" else None)
         return Reading(
             content=_has_content(event.data),
-            ended=isinstance(choices, list) and any(isinstance(c, dict) and c.get("finish_reason") for c in choices),
-            error=error_of(error) if error else None,
-            usage=as_object(chunk.get("usage")),
+            ended=bool(ends),
+            finish=next((finish for _, finish in reversed(ends) if finish), None),
+            error=error_of(error, around=chunk) if error else None,
+            usage=_usage(chunk, choices),
+            begun=tuple([call for at, choice in choices for call in _calls(at, choice)]),
+            finished=tuple([(at,) for at, finish in ends if finish not in _CUT_SHORT]),
         )
 
     def _read_window(self, event: Event) -> Reading:
+        data = event.data
+        finish = find_name(_FINISH, data)
+        at, _, call = data.partition(b'"tool_calls"')
+        name = find_name(_NAME, call)
         return Reading(
             content=True,
-            ended=_FINISH.search(event.data) is not None,
-            error=DialectError() if event.type == b"error" or _begins_with_error(event.data) else None,
+            ended=finish is not None,
+            finish=finish,
+            error=DialectError() if event.type == b"error" or _begins_with_error(data) else None,
+            usage=usage_in(usage_at_the_end(data), _FIGURES, input_has_cached=True),
+            begun=() if name is None else (BegunCall(find_name(_ID, call), name, (_index(at), _index(call))),),
+            finished=() if finish is None or finish in _CUT_SHORT else ((_index(at),),),
         )
+
+    def response_id(self, event: Event, /) -> str | None:
+        data = event.data
+        if b'"id"' not in data:  # a server may leave it out in all of them
+            return None
+        return id_at_top(data, WITHIN if event.cut else len(data))
+
+    def answer_text(self, event: Event, /) -> str:
+        choices = [] if event.cut else _choices(decode(event.data) or {})
+        delta = next((object_in(choice, "delta") or choice for at, choice in choices if at == 0), {})
+        return "".join([part for key in ("content", "refusal", "text") if isinstance(part := delta.get(key), str)])
 
     def model(self, data: bytes, /) -> str | None:
         return model_in(data)
@@ -111,6 +161,7 @@ def _is_marked(data: bytes) -> bool:
     # Most chunks can be ruled out by these; the rest is worth a regular expression.
     return (
         b'"error"' in data
+        or b'"name"' in data
         or data.count(b'"finish_reason"') != data.count(b'"finish_reason":null')
         or data.count(b'"usage"') != data.count(b'"usage":null')
     ) and _MARK.search(data) is not None
@@ -124,15 +175,42 @@ def _has_content(data: bytes) -> bool:
 
 def _begins_with_error(data: bytes) -> bool:
     """Whether what seems to be the beginning of an object has an error at its top level."""
-    if not data.lstrip().startswith(b"{"):
-        return False
-    depth = 0
-    for found in _STRUCTURE.finditer(data, 0, _ERROR_WITHIN):
-        match found[0]:
-            case b"{" | b"[":
-                depth += 1
-            case b"}" | b"]":
-                depth -= 1
-            case b'"error"' if depth == 1 and _ERROR_VALUE.match(data, found.end()):
-                return True
-    return False
+    return any(_ERROR.match(data, at) for at in keys_at_top(data, b'"error"', WITHIN))
+
+
+def _choices(chunk: dict[str, object]) -> list[tuple[int, dict[str, object]]]:
+    """The choices of a chunk, by their numbers."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        return []
+    return [(_place(choice), choice) for choice in choices if isinstance(choice, dict)]
+
+
+def _place(value: dict[str, object]) -> int:
+    index = value.get("index")
+    return index if type(index) is int else 0
+
+
+def _calls(at: int, choice: dict[str, object]) -> list[BegunCall]:
+    """The calls of tools that a choice names."""
+    pieces = object_in(choice, "delta").get("tool_calls")
+    found = []
+    for piece in pieces if isinstance(pieces, list) else ():
+        name = name_in(object_in(piece, "function"), "name") if isinstance(piece, dict) else None
+        if name is not None:
+            found.append(BegunCall(name_in(piece, "id"), name, (at, _place(piece))))
+    return found
+
+
+def _usage(chunk: dict[str, object], choices: list[tuple[int, dict[str, object]]]) -> Usage | None:
+    """What a chunk has used, by itself, or, for Moonshot and Groq, by a part of it."""
+    for holder in (chunk, *[choice for _, choice in choices], object_in(chunk, "x_groq")):
+        usage = usage_in(holder.get("usage"), _FIGURES, input_has_cached=True)
+        if usage is not None:
+            return usage
+    return None
+
+
+def _index(data: bytes) -> int:
+    found = _INDEX.search(data)
+    return 0 if found is None else int(found[1])

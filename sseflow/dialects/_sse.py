@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from .._events import Event
 from .._form import Text
-from ._dialect import Dialect, Reading
-
-_CONTENT = Reading(content=True)
-_EMPTY = Reading()
+from ._dialect import CONTENT, NOTHING, Dialect, Reading
 
 
 class PlainSSE(Dialect):
@@ -17,9 +14,12 @@ class PlainSSE(Dialect):
     ends_at_eof = True
 
     def read(self, event: Event, /) -> Reading:
-        return _CONTENT if event.size else _EMPTY
+        return CONTENT if event.size else NOTHING
 
     names_model = False
+
+    def answer_text(self, event: Event, /) -> str:
+        return "" if event.cut else event.text
 
     def text(self, event: Event, /) -> Text | None:
         return Text(0, len(event.data))

@@ -5,22 +5,21 @@ from __future__ import annotations
 import abc
 import re
 
+import attrs
+
 from .._events import MESSAGE, Event
 from .._form import Text
-from ._dialect import Dialect, DialectError, Reading
-from ._json import decode, error_of, model_in
+from ._dialect import CONTENT, KEEP_ALIVE, Dialect, DialectError, Reading
+from ._json import decode, error_of, model_in, object_in
 
 # In the data the type comes first, as a rule; it is also what is left of an event that was cut.
 _TYPE = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z_.]+)"')
-
-_READ_CONTENT = Reading(content=True)
-_READ_NOTHING = Reading()
 
 
 class TypedDialect(Dialect):
     """A dialect whose events have a type: in the ``event`` line, or, where there is none, in their JSON.
 
-    Subclasses say which type is what. JSON is decoded only for errors and for types that may tell the usage.
+    Subclasses say which type is what. JSON is decoded only for those types that tell something.
     """
 
     ends_at_eof = False
@@ -36,26 +35,28 @@ class TypedDialect(Dialect):
 
     @abc.abstractmethod
     def is_content(self, kind: bytes) -> bool:
-        """Whether events of this type bring the answer forward."""
+        """Whether events of this type bring the answer forward, and say nothing else."""
 
     @abc.abstractmethod
-    def usage_of(self, kind: bytes, event: Event) -> dict[str, object] | None:
-        """The usage that an event tells, if events of its type can."""
+    def read_kind(self, kind: bytes, event: Event) -> Reading:
+        """What an event of this type says of usage, the finish and calls of tools."""
 
     def read(self, event: Event, /) -> Reading:
-        kind = _kind(event.type, event.data)
+        kind = kind_of(event.type, event.data)
         if self.is_content(kind):
-            return _READ_CONTENT
-        usage = self.usage_of(kind, event)
+            return CONTENT
+        if kind in self.silent:
+            return KEEP_ALIVE
+        reading = self.read_kind(kind, event)
         is_last = kind in self.last
-        if kind not in self.errors and not is_last and usage is None:
-            return _READ_NOTHING
-        return Reading(
+        if not is_last and kind not in self.errors:
+            return reading
+        return attrs.evolve(
+            reading,
             ended=is_last,
             final=is_last,
             terminator=is_last and self.is_terminator(event.data),
             error=self._error(event) if kind in self.errors else None,
-            usage=usage,
         )
 
     def text(self, event: Event, /) -> Text | None:
@@ -68,9 +69,8 @@ class TypedDialect(Dialect):
         value = decode(event.data)
         if value is None:
             return DialectError()
-        response = value.get("response")
-        inner = response.get("error") if isinstance(response, dict) else value.get("error")
-        return error_of(inner or value)
+        inner = object_in(value, "response").get("error") or value.get("error")
+        return error_of(inner, around=value) if inner else error_of(value)
 
     def model(self, data: bytes, /) -> str | None:
         return model_in(data)
@@ -79,13 +79,14 @@ class TypedDialect(Dialect):
         return False
 
     def is_error(self, type: bytes, data: bytes, /) -> bool:
-        return _kind(type, data) in self.errors
+        return kind_of(type, data) in self.errors
 
     def opens(self, type: bytes, data: bytes, /) -> bool:
-        return super().opens(type, data) and _kind(type, data) not in self.silent
+        return super().opens(type, data) and kind_of(type, data) not in self.silent
 
 
-def _kind(type: bytes, data: bytes) -> bytes:
+def kind_of(type: bytes, data: bytes) -> bytes:
+    """The type of an event: that of its ``event`` line, or, where there is none, that in its data."""
     if type != MESSAGE:
         return type
     found = _TYPE.match(data)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -22,7 +23,7 @@ from .. import (
     UpstreamTimeout,
 )
 from .._switchboard import Watch
-from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE
+from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, Usage
 from ..http import Call, Counted, Headers, Incoming, NoBody, WriteTimeout, frame_chunk, last_chunk
 from ..resilience import Judgement, LegEnding, LegOutcome, Retry
 from ._answer import Answer, CallOutcome, State
@@ -47,7 +48,7 @@ _NAMED = {dialect.name: dialect for dialect in _ALL}
 _INFO = frozenset({Verdict.COMPLETE, Verdict.CLIENT_GONE, Verdict.INTERRUPTED, Verdict.DRAINED})
 
 MAX_USAGE = 16
-"""Figures of a usage object that are logged."""
+"""Figures of a usage that are logged."""
 
 
 def dialect_for(path: bytes, name: str | None = None) -> Dialect:
@@ -485,11 +486,9 @@ class Exchange:
         )
 
 
-def _figures(usage: object) -> dict[str, int]:
-    """The plain numbers of a usage object."""
-    assert isinstance(usage, dict)
-    figures = {plain(str(key).encode()): value for key, value in usage.items() if type(value) is int}
-    return dict(list(figures.items())[:MAX_USAGE])
+def _figures(usage: Usage) -> dict[str, float]:
+    """The figures of a usage, as they are logged."""
+    return {plain(name.encode()): figure for name, figure in islice(usage.figures.items(), MAX_USAGE)}
 
 
 #: Answers a request.

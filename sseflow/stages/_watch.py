@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from .._events import MESSAGE, Event, Events
 from .._form import Form
 from .._stage import Stage
-from ..dialects import Dialect, DialectError, Reading
+from ..dialects import BegunCall, Dialect, DialectError, Reading, Usage
+from ..dialects._dialect import CONTENT
 
-_NOTHING_BUT_CONTENT = Reading(content=True)
+MAX_TOOL_CALLS = 128
+"""Calls of tools that are noted of one stream; the most that the APIs let one answer have."""
 
 
 class Watch(Stage[Events]):
@@ -30,14 +30,27 @@ class Watch(Stage[Events]):
         self.terminated = False
         """Nothing of the answer can come any more: the dialect's last event was seen."""
 
+        self.finish: str | None = None
+        """Which end it was, in the upstream's own word: the last that it said."""
+
         self.error: DialectError | None = None
         """The first error that stood in the stream."""
 
-        self.usage: Mapping[str, object] | None = None
-        """What the usage objects said, later ones over earlier ones."""
+        self.usage: Usage | None = None
+        """What the answer has used so far."""
 
         self.model: str | None = None
         """The name of the model that answers, as the upstream calls it."""
+
+        self.response_id: str | None = None
+        """The id of the answer: the first that is not empty."""
+
+        self.tool_calls: list[BegunCall] = []
+        """Calls of tools that the client is to run, as they began; the first `MAX_TOOL_CALLS` of them."""
+
+        self.open_calls: list[BegunCall] = []
+        """Those of them that are not whole yet. A reason to `finish` like ``max_tokens`` may have cut the last one,
+        whole or not."""
 
     @property
     def complete(self) -> bool:
@@ -50,26 +63,39 @@ class Watch(Stage[Events]):
             reading = read(event)
             if reading.content:
                 self.content += 1
-            if reading.final:
-                self.terminated = True
             if not reading.terminator:
                 self.events += 1
-            if reading.ended:
-                self.ended = True
-            if reading.error is not None and self.error is None:
-                self.error = reading.error
-            if reading.usage is not None:
-                self.usage = {**(self.usage or {}), **reading.usage}
+            if reading is not CONTENT:
+                self._note_facts(reading)
             if self.model is None:
                 self.model = self.dialect.model(event.data)
+            if self.response_id is None:
+                self.response_id = self.dialect.response_id(event)
         return batch
+
+    def _note_facts(self, reading: Reading) -> None:
+        self.ended = self.ended or reading.ended
+        self.terminated = self.terminated or reading.final
+        self.finish = reading.finish or self.finish
+        self.error = self.error or reading.error
+        if reading.usage is not None:
+            before = self.usage if self.dialect.usage_in_parts else None
+            self.usage = reading.usage if before is None else before.updated(reading.usage)
+        for call in reading.begun:
+            self._begin(call)
+        for place in reading.finished:
+            self.open_calls = [call for call in self.open_calls if call.place[: len(place)] != place]
+
+    def _begin(self, call: BegunCall) -> None:
+        known = any(call.continues(earlier) for earlier in self.tool_calls)
+        if not known and len(self.tool_calls) < MAX_TOOL_CALLS:
+            self.tool_calls.append(call)
+            self.open_calls.append(call)
 
     def _learn(self, form: Form) -> bool:
         event = Event(form.data, form.type or MESSAGE)
-        if self.dialect.read(event) != _NOTHING_BUT_CONTENT:
-            return False
         text = self.dialect.text(event)
-        if text is None or not form.vary(text):
+        if text is None or self.dialect.read(event) != CONTENT or not form.vary(text):
             return False
         if self.model is None and not text.string and self.dialect.names_model:
             return False  # it may be in the text

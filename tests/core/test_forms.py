@@ -58,6 +58,8 @@ _TEXTS = st.lists(
             b'"},"finish_reason":"stop"}],"x":[{"y":{"z":"',
             b'","usage":{"total_tokens":3},"x":"',
             b'","model":"other","x":"',
+            b'"}}],"id":"other","x":[{"y":{"z":"',
+            b'","name":"other","x":"',
             b'"},"finish_reason":null}],"obfuscation":"',
             b"d" * 90,
         ]
@@ -85,6 +87,12 @@ _CHAT = [
     b'{"choices":[{"delta":{"content":"%b"}}],"error":{"message":"no"}}',
     b'{"choices":[{"delta":{"content":"%b"}}],"error":""}',
     b'{"choices":[{"delta":{"content":"%b"}}],"\\u0065rror":{"message":"no"}}',
+    b'{"choices":[{"delta":{"content":"%b"}}],"id":"c"}',
+    b'{"id":"d","choices":[{"delta":{"content":"%b"}}]}',
+    b'{"choices":[{"delta":{"content":"%b"}}],"id":""}',
+    b'{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"t","function":{"name":"f","arguments":"%b"}}]}}]}',
+    b'{"choices":[{"delta":{"tool_calls":[{"index":1,"id":"u","function":{"name":"%b","arguments":""}}]}}]}',
+    b'{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"","arguments":"%b"}}]}}]}',
     b'{"content":"%b":{"message":"no"}}',
     b'{"x" " "content":"%b"},{"error":null}',
     b'{"content":"%b"',
@@ -97,7 +105,11 @@ _ANTHROPIC = [
     b'{"type": "content_block_delta", "delta": {"text": "%b"}}',
     b'{"index":0,"type":"content_block_delta","delta":{"text":"%b"}}',
     b'{"type":"message_start","message":{"model":"m%b","usage":{"input_tokens":1}}}',
+    b'{"type":"message_start","message":{"id":"m%b"}}',
     b'{"type":"message_delta","usage":{"output_tokens":2},"text":"%b"}',
+    b'{"type":"message_delta","delta":{"stop_reason":"end%b"},"usage":{"cache_read_input_tokens":2}}',
+    b'{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"t%b","name":"f"}}',
+    b'{"type":"content_block_stop","index":1,"x":"%b"}',
     b'{"type":"error","error":{"message":"%b"}}',
     b'{"type":"ping"}',
     b'{"type":"message_stop"}',
@@ -106,6 +118,9 @@ _RESPONSES = [
     b'{"type":"response.output_text.delta","sequence_number":4,"delta":"%b","obfuscation":"%b"}',
     b'{"type":"response.output_text.delta","sequence_number":5,"delta":"%b"}',
     b'{"type":"response.created","response":{"model":"m%b"}}',
+    b'{"type":"response.created","response":{"id":"r%b"}}',
+    b'{"type":"response.output_item.added","output_index":1,"item":{"type":"x_call","call_id":"t%b","name":"f"}}',
+    b'{"type":"response.output_item.done","output_index":1,"item":{"x":"%b"}}',
     b'{"type":"response.completed","response":{"usage":{"total_tokens":3},"x":"%b"}}',
     b'{"type":"response.failed","response":{"error":{"message":"%b"}}}',
 ]
@@ -157,11 +172,17 @@ class EachWatch(Watch):
         return super().feed(batch)
 
 
+_FACTS = (
+    *("events", "content", "ended", "terminated", "finish", "error", "usage"),
+    *("model", "response_id", "tool_calls", "open_calls"),
+)
+
+
 def _facts(pipeline: StandardPipeline) -> tuple[object, ...]:
     counter, watch = pipeline.counter, pipeline.watch
     return (
         (counter.raw_bytes, counter.data_events, counter.data_bytes, counter.comments, counter.control_blocks),
-        (watch.events, watch.content, watch.ended, watch.terminated, watch.error, watch.usage, watch.model),
+        tuple(getattr(watch, name) for name in _FACTS),
     )
 
 
@@ -195,7 +216,7 @@ def test_the_standard_pipeline_takes_and_reads_the_same(
     watch = EachWatch(dialect)
     watch.feed(EventParser().feed(whole))
     mine = pipeline.watch
-    for name in ("events", "content", "ended", "terminated", "error", "usage", "model"):
+    for name in _FACTS:
         assert getattr(watch, name) == getattr(mine, name), name
 
 

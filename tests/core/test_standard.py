@@ -20,7 +20,7 @@ from sseflow import (
     Truncated,
     UpstreamRefused,
 )
-from sseflow.dialects import Dialect, OpenAIChat, PlainSSE, Reading
+from sseflow.dialects import Dialect, OpenAIChat, PlainSSE, Reading, Usage
 
 from .strategies import ENDS, HEAD, LOST, chunked, drive, event_streams
 
@@ -48,7 +48,7 @@ def test_a_whole_chat() -> None:
     counter, watch = pipeline.counter, pipeline.watch
     assert (counter.data_events, counter.comments, counter.control_blocks) == (5, 2, 1)
     assert (watch.events, watch.content, watch.ended, watch.model) == (4, 2, True, "m")
-    assert watch.usage == {"total_tokens": 7}
+    assert watch.usage == Usage(extras={"total_tokens": 7})
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_the_laws_of_the_default_pipeline(dialect: Dialect, chunks: list[bytes],
             b"".join(item for item in items if isinstance(item, bytes)),
             type(ending.error) if isinstance(ending, Failed) else type(ending),
             (counter.raw_bytes, counter.data_events, counter.data_bytes, counter.comments, counter.control_blocks),
-            (watch.events, watch.content, watch.ended, watch.error, watch.usage, watch.model),
+            (watch.events, watch.content, watch.ended, watch.error, watch.usage, watch.model, watch.finish),
         )[1 if not items or not isinstance(items[0], Head) else 0 :]
 
     whole = b"".join(chunks)

@@ -43,6 +43,32 @@ ANTHROPIC_BEGINNING = (
     + _data(_TEXT)
 )
 
+_RESPONSE: dict[str, object] = {
+    "id": "r",
+    "object": "response",
+    "created_at": 1,
+    "status": "in_progress",
+    "model": "m",
+    "output": [],
+    "parallel_tool_calls": True,
+    "tool_choice": "auto",
+    "tools": [],
+}
+_TEXT_PLACE: dict[str, object] = {"item_id": "i", "output_index": 0, "content_index": 0}
+_ITEM: dict[str, object] = {"id": "i", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+_PART: dict[str, object] = {"type": "output_text", "text": "", "annotations": []}
+
+_EVENTS: list[dict[str, object]] = [
+    {"type": "response.created", "response": _RESPONSE},
+    {"type": "response.output_item.added", "output_index": 0, "item": _ITEM},
+    {"type": "response.content_part.added", **_TEXT_PLACE, "part": _PART},
+    {"type": "response.output_text.delta", **_TEXT_PLACE, "delta": "The answer is", "logprobs": []},
+]
+RESPONSES_BEGINNING = b"".join(
+    f"event: {value['type']}\n".encode() + _data({**value, "sequence_number": number})
+    for number, value in enumerate(_EVENTS)
+)
+
 
 def clean_end(beginning: bytes) -> Script:
     """A stream that stops, and is ended as if it were complete."""

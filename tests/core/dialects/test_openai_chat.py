@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sseflow import Event, Events, Observe, Stage, by_event, by_line
-from sseflow.dialects import DialectError, OpenAIChat, Reading
+from sseflow.dialects import DialectError, OpenAIChat, Reading, Usage
 
 from ..strategies import run
 
 CHAT = OpenAIChat()
 NOTHING = Reading()
 CONTENT = Reading(content=True)
-ENDED = Reading(ended=True)
+ENDED = Reading(ended=True, finish="stop", finished=((0,),))
+THREE = Usage(extras={"total_tokens": 3})
 
 
 def chunk(delta: str = "{}", finish: str = "null", rest: str = "") -> bytes:
@@ -42,13 +43,13 @@ READINGS: dict[str, tuple[bytes, Reading]] = {
     "tool-call-arguments": (chunk('{"tool_calls": [ {"function":{"arguments":"{"}}]}'), CONTENT),
     "no-tool-call": (chunk('{"tool_calls":[]}'), NOTHING),
     "finish": (chunk(finish='"stop"'), ENDED),
-    "finish-with-content": (chunk('{"content":"a"}', '"length"'), Reading(content=True, ended=True)),
+    "finish-with-content": (chunk('{"content":"a"}', '"length"'), Reading(content=True, ended=True, finish="length")),
     "finish-with-spaces": (b'{"choices": [ {"delta" : {}, "finish_reason" :\t"stop"} ] }', ENDED),
     "finish-null-with-spaces": (b'{"choices": [{"delta": {}, "finish_reason": null}]}', NOTHING),
     "finish-empty": (chunk(finish='""'), NOTHING),
     "finish-of-the-second-choice": (
         b'{"choices":[{"index":0,"delta":{},"finish_reason":null},{"index":1,"delta":{},"finish_reason":"stop"}]}',
-        ENDED,
+        Reading(ended=True, finish="stop", finished=((1,),)),
     ),
     "finish-of-the-first-choice": (
         b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"},{"index":1,"delta":{},"finish_reason":null}]}',
@@ -57,10 +58,10 @@ READINGS: dict[str, tuple[bytes, Reading]] = {
     "finish-elsewhere": (b'{"finish_reason":"stop","choices":[]}', NOTHING),
     "choices-are-no-list": (b'{"finish_reason":1,"choices":{"finish_reason":"stop"}}', NOTHING),
     "choice-is-no-object": (b'{"finish_reason":1,"choices":["finish_reason",null,1]}', NOTHING),
-    "usage": (b'{"choices":[],"usage":{"total_tokens":3}}', Reading(usage={"total_tokens": 3})),
+    "usage": (b'{"choices":[],"usage":{"total_tokens":3}}', Reading(usage=THREE)),
     "usage-with-finish": (
         chunk(finish='"stop"', rest=',"usage":{"total_tokens":3}'),
-        Reading(ended=True, usage={"total_tokens": 3}),
+        Reading(ended=True, finish="stop", finished=((0,),), usage=THREE),
     ),
     "usage-null": (chunk('{"content":"a"}', rest=',"usage":null'), CONTENT),
     "usage-null-with-space": (chunk('{"content":"a"}', rest=',"usage": null'), CONTENT),
@@ -170,7 +171,7 @@ def test_what_is_read_is_what_stands_there(value: object) -> None:
     choices = top.get("choices")
     finished = isinstance(choices, list) and any(isinstance(c, dict) and c.get("finish_reason") for c in choices)
     assert reading.ended == finished
-    assert reading.usage == (top["usage"] if isinstance(top.get("usage"), dict) else None)
+    assert reading.usage is None or isinstance(top.get("usage"), dict)
     assert (reading.error is not None) == bool(top.get("error"))
 
 
@@ -220,7 +221,11 @@ LONG = "x" * 5000
     ("data", "reading"),
     [
         pytest.param(chunk(json.dumps({"content": LONG})), CONTENT, id="content"),
-        pytest.param(chunk(json.dumps({"content": LONG}), '"stop"'), Reading(content=True, ended=True), id="finish"),
+        pytest.param(
+            chunk(json.dumps({"content": LONG}), '"stop"'),
+            Reading(content=True, ended=True, finish="stop", finished=((0,),)),
+            id="finish",
+        ),
         pytest.param(
             chunk(json.dumps({"content": '"error":{}, "finish_reason":"stop"' + LONG})), CONTENT, id="words-in-text"
         ),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sseflow import Event, Observe, by_event, by_line, encode
-from sseflow.dialects import AnthropicMessages, Dialect, DialectError, OpenAIResponses, Reading
+from sseflow.dialects import AnthropicMessages, Dialect, DialectError, OpenAIResponses, Reading, Usage
 from sseflow.stages import Watch
 
 START: dict[str, object] = {
@@ -29,16 +29,17 @@ FAILED: dict[str, object] = {
     "type": "response.failed",
     "response": {"error": {"code": "server_error", "message": "no"}},
 }
+SEVEN = Usage(extras={"total_tokens": 7})
 OVERLOADED: dict[str, object] = {"type": "error", "error": {"type": "overloaded_error", "message": "later"}}
 
 CASES: dict[str, tuple[Dialect, dict[str, object], Reading]] = {
-    "anthropic start": (AnthropicMessages(), START, Reading(usage={"input_tokens": 5, "output_tokens": 1})),
+    "anthropic start": (AnthropicMessages(), START, Reading(usage=Usage(input=5, output=1))),
     "anthropic delta": (AnthropicMessages(), DELTA, Reading(content=True)),
-    "anthropic ping": (AnthropicMessages(), {"type": "ping"}, Reading()),
+    "anthropic ping": (AnthropicMessages(), {"type": "ping"}, Reading(keep_alive=True)),
     "anthropic usage": (
         AnthropicMessages(),
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}},
-        Reading(usage={"output_tokens": 9}),
+        Reading(usage=Usage(output=9), finish="end_turn"),
     ),
     "anthropic stop": (
         AnthropicMessages(),
@@ -64,17 +65,17 @@ CASES: dict[str, tuple[Dialect, dict[str, object], Reading]] = {
     "responses completed": (
         OpenAIResponses(),
         COMPLETED,
-        Reading(ended=True, final=True, usage={"total_tokens": 7}),
+        Reading(ended=True, final=True, finish="completed", usage=SEVEN),
     ),
     "responses incomplete": (
         OpenAIResponses(),
         {"type": "response.incomplete", "response": {}},
-        Reading(ended=True, final=True),
+        Reading(ended=True, final=True, finish="incomplete"),
     ),
     "responses failed": (
         OpenAIResponses(),
         FAILED,
-        Reading(ended=True, final=True, error=DialectError(code="server_error", message="no")),
+        Reading(ended=True, final=True, finish="failed", error=DialectError(code="server_error", message="no")),
     ),
     "responses error": (
         OpenAIResponses(),
@@ -132,7 +133,7 @@ def test_usage_is_cumulative() -> None:
     watch = Watch(AnthropicMessages())
     for value in (START, {"type": "message_delta", "usage": {"output_tokens": 9}}):
         watch.feed([Event(json.dumps(value).encode(), str(value["type"]).encode())])
-    assert watch.usage == {"input_tokens": 5, "output_tokens": 9}
+    assert watch.usage == Usage(input=5, output=9)
     assert watch.model == "m"
 
 
@@ -145,6 +146,6 @@ def test_the_usage_of_a_long_answer_is_found_at_its_end(usage: bytes) -> None:
     watch = Watch(OpenAIResponses())
     stage = by_line(Observe(by_event(watch), limit=1000))
     stage.feed(encode(data, type=b"response.completed"))
-    assert (watch.ended, watch.usage) == (True, {"total_tokens": 7} if whole else None)
+    assert (watch.ended, watch.usage) == (True, SEVEN if whole else None)
     stage.feed(encode(b'{"type":"response.completed",' + b" " * 2000, type=b"response.completed"))
     assert watch.events == 2

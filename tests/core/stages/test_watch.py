@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sseflow import Event, Observe, Stage, by_event, by_line
-from sseflow.dialects import Dialect, DialectError, OpenAIChat, PlainSSE
+from sseflow.dialects import Dialect, DialectError, OpenAIChat, PlainSSE, Usage
 from sseflow.stages import Watch
 from sseflow.testing import check_stage
 
@@ -37,7 +37,7 @@ def test_what_it_notes() -> None:
     assert facts(watch) == (2, 1, False, None, None, "m1", False)
     assert watch.feed(batch) is batch
     error = DialectError(message="first", code="1")
-    assert facts(watch) == (9, 2, True, error, {"total_tokens": 2}, "m1", True)
+    assert facts(watch) == (9, 2, True, error, Usage(extras={"total_tokens": 2}), "m1", True)
 
 
 def test_plain_sse_is_complete_at_any_time() -> None:
