@@ -7,9 +7,9 @@ import ipaddress
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import attrs
 
@@ -20,6 +20,8 @@ from ._build import build
 from ._certificates import server_tls, upstream_tls
 from ._config import check, load
 from ._settings import Binding, Policy, Route, Settings, Upstream
+
+T = TypeVar("T")
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
 
@@ -311,7 +313,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     upstream = Upstream(
         name=str(origin),
         origin=origin,
-        tls=upstream_tls(options.upstream_ca) if origin.scheme == "https" else None,
+        tls=_of("--upstream-ca", lambda: upstream_tls(options.upstream_ca)) if origin.scheme == "https" else None,
         connect_timeout=options.connect_timeout,
         tls_timeout=options.tls_timeout,
         head=heads,
@@ -320,7 +322,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         max_idle=options.max_idle,
         max_idle_time=options.max_idle_time,
     )
-    tls = server_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
+    pair = options.tls_cert, options.tls_key
+    tls = _of("--tls-cert, --tls-key", lambda: server_tls(*pair)) if options.tls_cert else None
     settings = Settings(
         routes=(Route(upstreams=(upstream,), policy=policy),),
         listen=tuple(Binding(address, None if address.path is not None else tls) for address in listen),
@@ -348,6 +351,14 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         demo_pace=options.demo_pace,
         log_json=None if options.log is None else options.log == "json",
     )
+
+
+def _of(options: str, make: Callable[[], T]) -> T:
+    """Something that is made of options, whose names are said if it cannot be."""
+    try:
+        return make()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{options}: {error}") from error
 
 
 def _from_file(options: argparse.Namespace, words: Sequence[str]) -> Command:

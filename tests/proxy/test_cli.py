@@ -69,6 +69,7 @@ FILES = {"upstream.tls": "--upstream-ca"}
 IN_FILES_ONLY = {
     "admin",
     "admin_token",
+    "history",
     "tokens",
     "upstream.allow_networks",
     "upstream.key_field",

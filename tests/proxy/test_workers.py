@@ -225,7 +225,7 @@ def test_a_bad_certificate_is_one_line() -> None:
     done = run("--demo", "--workers", "2", "--tls-cert", "/nowhere", "--tls-key", "/nowhere")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "--tls-cert /nowhere" in done.stderr
+    assert "--tls-cert" in done.stderr
 
 
 def test_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
