@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 import sys
@@ -14,11 +15,12 @@ import trio
 
 from .. import ConfigurationError
 from ..http import Address, Listener, Origin, Server, listen, share
+from ..records import History, open_history, redacting
 from ._app import App
 from ._cli import Command, check_file, parse, print_token
 from ._demo import TWICE, Demo, twice
 from ._follow import Follower
-from ._log import make_logger
+from ._log import make_logger, plain
 from ._settings import Settings
 from ._workers import ENDING, RELOAD, SIGNALS, Place, Supervisor
 
@@ -56,9 +58,21 @@ def open_listeners(command: Command) -> list[Listener]:
         raise
 
 
+def open_admin(command: Command) -> list[Listener]:
+    """Listen for operators, if that is wanted. Raises as `open_listeners` does."""
+    admin = command.settings.admin
+    if admin is None:
+        return []
+    try:
+        return listen(admin.address)
+    except OSError as error:
+        raise OSError(f"cannot listen on {admin.address} for operators: {error.strerror or error}") from error
+
+
 async def serve(
     command: Command,
     listeners: Sequence[Listener],
+    admin: Sequence[Listener],
     log: structlog.typing.FilteringBoundLogger,
     place: Place | None = None,
 ) -> int:
@@ -67,6 +81,7 @@ async def serve(
     If its settings are from a file, they change with it.
 
     Args:
+        admin: the listeners for operators.
         place: of a worker: what it has to say it says to its supervisor, and its signals are those that this passes on.
     """
     settings = command.settings
@@ -76,27 +91,48 @@ async def serve(
     worker = None if place is None else place.number
     if worker is not None:
         log = log.bind(worker=worker)
-    app = App(settings, log, handlers={TWICE: twice} if demo else {}, worker=worker)
-    follower = None if command.config is None else Follower(command.config, app, log)
-    admin = [] if settings.admin is None else listen(settings.admin.address)
-    with trio.open_signal_receiver(*(SIGNALS if place is None and follower is not None else ENDING)) as signals:
-        async with trio.open_nursery() as helpers:
-            if demo:
-                upstream = Demo(pace=command.demo_pace)
-                server = Server(upstream.handle, refuse=upstream.refuse, on_error=app.log_exception)
-                await helpers.start(server.run, demo)
-            if follower is not None:
-                await helpers.start(follower.watch)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(app.run, listeners, admin)
-                if place is None:
-                    announce(command, listeners, log)
-                else:
-                    place.say_that_it_serves()
-                helpers.start_soon(_obey, signals if place is None else place.signals(), app, follower, log)
-            helpers.cancel_scope.cancel()
-        log.info("ended", cut=app.cut)
+    async with _history_of(settings, log) as history:
+        app = App(settings, log, handlers={TWICE: twice} if demo else {}, worker=worker, history=history)
+        follower = None if command.config is None else Follower(command.config, app, log)
+        with trio.open_signal_receiver(*(SIGNALS if place is None and follower is not None else ENDING)) as signals:
+            async with trio.open_nursery() as helpers:
+                if demo:
+                    upstream = Demo(pace=command.demo_pace)
+                    server = Server(upstream.handle, refuse=upstream.refuse, on_error=app.log_exception)
+                    await helpers.start(server.run, demo)
+                if follower is not None:
+                    await helpers.start(follower.watch)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(app.run, listeners, admin)
+                    if place is None:
+                        announce(command, listeners, log)
+                    else:
+                        place.say_that_it_serves()
+                    helpers.start_soon(_obey, signals if place is None else place.signals(), app, follower, log)
+                helpers.cancel_scope.cancel()
+            log.info("ended", cut=app.cut)
     return 1 if app.cut else 0
+
+
+@contextlib.asynccontextmanager
+async def _history_of(settings: Settings, log: structlog.typing.FilteringBoundLogger) -> AsyncIterator[History | None]:
+    """The history that the settings ask for; None: they ask for none."""
+    wanted = settings.history
+    if wanted is None:
+        yield None
+        return
+
+    def failed(error: Exception) -> None:
+        log.warning("history", error=plain(repr(error).encode()))
+
+    async with open_history(
+        wanted.path,
+        max_age=wanted.max_age,
+        max_bytes=wanted.max_bytes,
+        redact=redacting(wanted.redact),
+        on_error=failed,
+    ) as history:
+        yield history
 
 
 def announce(command: Command, listeners: Sequence[Listener], log: structlog.typing.FilteringBoundLogger) -> None:
@@ -105,6 +141,8 @@ def announce(command: Command, listeners: Sequence[Listener], log: structlog.typ
     upstream = "demo" if command.demo else ", ".join(names)
     for listener in listeners:
         log.info("listening", address=str(listener.address), upstream=upstream)
+    if command.config is not None and command.settings.tokens is None:
+        log.info("open to this machine only: there is no [auth], so whoever can connect may ask")
     if command.demo:
         print(_how_to_try(listeners[0]), flush=True)
 
@@ -176,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     shares: list[tuple[Listener, ...]] = []
     try:
         listeners = open_listeners(command) if place is None else place.open(command.settings.listen)
+        admin = open_admin(command)
         if place is None and command.workers > 1:
             shares = list(zip(*(share(listener, command.workers) for listener in listeners), strict=True))
     except OSError as error:
@@ -191,7 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             # However it was started, with whatever options of the interpreter: its workers are started likewise.
             rest = sys.orig_argv[1:] if arguments is None else ["-m", "sseflow.proxy", *arguments]
             sys.exit(supervise(command, shares, [sys.executable, *rest], log))
-        sys.exit(trio.run(serve, command, listeners, log, place))
+        sys.exit(trio.run(serve, command, listeners, admin, log, place))
+    except ConfigurationError as error:  # of what is opened only now
+        print(f"sseflow: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:  # before signals were received, or after
         sys.exit(1)
 

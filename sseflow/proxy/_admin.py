@@ -11,6 +11,7 @@ import trio
 from .. import RequestError
 from ..dialects import DialectError, PlainSSE
 from ..http import Incoming, ServerConnection
+from ..records import Record
 from ..resilience import Secret
 from ._headers import plain_head, request_id, target_of
 from ._log import plain
@@ -74,10 +75,10 @@ class Admin:
             raise RequestError(404, "there is no stream with that id: it may have ended", close=False)
         with trio.move_on_after(END_TIMEOUT):
             for exchange in exchanges:
-                await exchange.wait_concluded()
-        ended = [exchange for exchange in exchanges if exchange.outcome is not None]
+                await exchange.kept.wait()
+        ended = [exchange for exchange in exchanges if exchange.kept.is_set()]
         status = 200 if len(ended) == len(exchanges) else 202
-        return status, _json({"streams": [_view(one) for one in exchanges]})
+        return status, _json({"streams": [{**_view(one), "answer": _answer(one.record)} for one in exchanges]})
 
     def _check_token(self, incoming: Incoming) -> None:
         if self._token is None:
@@ -99,6 +100,13 @@ def _view(exchange: Exchange) -> dict[str, object]:
         "seconds": round(trio.current_time() - exchange.started, 3),
         "verdict": None if outcome is None else outcome.verdict.value,
     }
+
+
+def _answer(record: Record | None) -> object:
+    """What was produced until the end, as the API would have given it without streaming."""
+    if record is None:
+        return None
+    return {"text": record.answer.text} if record.answer.body is None else record.answer.body
 
 
 def _json(value: object) -> bytes:

@@ -41,7 +41,7 @@ from .._relay import Source
 from .._switchboard import Switchboard
 from ..dialects import Dialect
 from ..http import Call, Decoded, Decoder, Encoder, Headers, Incoming, WriteTimeout, negotiate
-from ..stages import HoldEnding
+from ..stages import HoldEnding, Transcript
 from ._headers import client_head, own_head, plain_head
 from ._refusal import content_codings, is_unlabelled, refusal_of
 from ._settings import Policy
@@ -119,6 +119,7 @@ class Answer:
         "cookies",
         "ended_before",
         "ends_with_client",
+        "fields",
         "first_data",
         "keep_alives",
         "left",
@@ -126,6 +127,7 @@ class Answer:
         "pipeline",
         "running",
         "state",
+        "transcript",
         "whole",
         "write_error",
     )
@@ -158,6 +160,12 @@ class Answer:
 
         self.cookies = True
         """Whether an upstream's cookies are passed on."""
+
+        self.transcript: Transcript | None = None
+        """Shown what the client is sent."""
+
+        self.fields: Headers = ()
+        """More fields of the head."""
 
         self.first_data: float | None = None
         """When the first data came that opens a gate."""
@@ -262,7 +270,13 @@ class Answer:
             upstream_head, http_version=call.http_version, request_id=self._request_id, cookies=self.cookies
         )
         self.running = relay = Relay(
-            source, pipeline, sink, head=head, on_wake=self._write_keep_alive, switchboard=self._switchboard
+            source,
+            pipeline,
+            sink,
+            head=head,
+            on_wake=self._write_keep_alive,
+            switchboard=self._switchboard,
+            transcript=self.transcript,
         )
         sink.pipeline = pipeline
         try:
@@ -358,12 +372,16 @@ class Answer:
         await self._commit()
         self._held = None
         if held:
+            if self.transcript is not None:
+                self.transcript.feed(held)
             await self._incoming.send_all(held)
         await self.end_cleanly()
 
     async def write_head(self, head: Head, data: bytes) -> None:
         """Commit to ``head``."""
         streams = _is_stream(head)
+        if self.fields:
+            head = Head(head.status, (*head.headers, *self.fields))
         if streams and self._wants_trailer:
             head = Head(head.status, (*head.headers, (b"Trailer", TRAILER)))
         # Before the write: one that is cut is a commit, too.

@@ -20,10 +20,12 @@ from ..http import (
     ServerConnection,
     connect,
 )
+from ..records import Epochs, History, Recorder
 from ._admin import Admin
 from ._auth import NotAuthenticated
 from ._exchange import Exchange, Handler, dialect_for, forward
 from ._headers import host_name, plain_head, request_id, target_of
+from ._keeping import Keeper
 from ._log import plain
 from ._routing import Path, Routing
 from ._settings import Settings
@@ -57,6 +59,9 @@ class App:
         handlers: who answers requests for a path; all others are passed on.
         dial: makes connections to upstreams.
         worker: which one this is, if there are several processes.
+        recorder: told what became of each answer.
+        epochs: whose leases `recorder` heeds.
+        history: of complete responses, to mend chains with.
         switchboard: whether streams are lent to a `Switchboard`, where the system has what that takes.
     """
 
@@ -68,12 +73,22 @@ class App:
         handlers: Mapping[bytes, Handler] | None = None,
         dial: Dial = connect,
         worker: int | None = None,
+        recorder: Recorder | None = None,
+        epochs: Epochs | None = None,
+        history: History | None = None,
         switchboard: bool = True,
     ) -> None:
         self.settings = settings
         self.worker = worker
         self.log = log
         self.handlers = dict(handlers or {})
+        self.keeper = Keeper(
+            recorder=recorder,
+            epochs=epochs,
+            history=history,
+            on_error=self.log_exception,
+            always=settings.admin is not None,
+        )
         self._dial = dial
         self.routing = Routing(settings.routes, dial=dial)
         self.switchboard = Switchboard() if switchboard and Switchboard.is_supported() else None

@@ -129,6 +129,7 @@ def _policy(table: PolicyTable) -> Policy:
         max_ratio=table.max_ratio,
         max_decoded=table.max_decoded,
         trailers=table.trailers,
+        transcript=table.transcript,
     )
 
 

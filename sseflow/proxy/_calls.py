@@ -26,7 +26,7 @@ from .. import (
 )
 from ..dialects import RequestBody
 from ..http import Call, Counted, Request
-from ..resilience import Judgement, Leg, Reason, RetryPolicy, Secret, hedged, retrying
+from ..resilience import Judgement, Leg, Reason, RetryPolicy, Secret, classify, hedged, retrying
 from ._credentials import as_field, brings_key, passes
 from ._headers import upstream_request
 from ._models import check_model
@@ -41,12 +41,14 @@ if TYPE_CHECKING:
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 
 
-@attrs.frozen
+@attrs.define
 class _Ask:
-    """What an upstream is asked. Without a body the client's own is streamed to it, which can be done once."""
+    """What upstreams are asked. Without a body the client's own is streamed to one of them, which can be done once."""
 
     body: bytes | None
     target: bytes
+    rebuilt: bool = False
+    """The body has the whole history of a chain that the provider has lost."""
 
 
 class Caller:
@@ -92,7 +94,7 @@ class Caller:
         self.waiting_since = trio.current_time()
         path, settings = self._path, self._path.settings
         ask = _Ask(body, target)
-        if not path.looks_ahead:
+        if not self._looks_ahead:
             path.budget.request()
             return await self._round(ask)
         try:
@@ -145,7 +147,7 @@ class Caller:
             call: Call | None = None
             try:
                 call = await self._attempt(attempt, ask)
-                if self._path.looks_ahead:
+                if self._looks_ahead:
                     await self._prove(call)
                 if leg is not None:
                     await leg.first_content()
@@ -163,7 +165,11 @@ class Caller:
         """The attempt that follows one that has failed; raise what all have failed with if there is none."""
         now = trio.current_time()
         judgement = plan.failed(attempt, error, now)
-        following = plan.next(now) if ask.body is not None or not self.called else None
+        following: Attempt | None
+        if await self._rebuild(ask, error):
+            following = attrs.evolve(attempt, permit=None)
+        else:
+            following = plan.next(now) if ask.body is not None or not self.called else None
         echoed = _hide(attempt.key, error, call)
         self._exchange.note_failure(attempt, error, judgement, goes_on=following is not None)
         if following is None and self._speaks_for_keys(attempt, judgement):
@@ -177,6 +183,20 @@ class Caller:
         if following is None:
             raise error
         return following
+
+    async def _rebuild(self, ask: _Ask, error: Exception) -> bool:
+        """Put the whole history into a request whose chain is broken, if that is what it failed with; once."""
+        if ask.rebuilt or ask.body is None or not self._exchange.may_rebuild_chain or not classify(error).chain_broken:
+            return False
+        body = await self._exchange.rebuild_chain(ask.body)
+        if body is None:
+            return False
+        ask.body, ask.rebuilt = body, True
+        return True
+
+    @property
+    def _looks_ahead(self) -> bool:
+        return self._path.looks_ahead or self._exchange.may_rebuild_chain
 
     @staticmethod
     def _speaks_for_keys(attempt: Attempt, judgement: Judgement) -> bool:

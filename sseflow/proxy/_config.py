@@ -535,6 +535,9 @@ class _Reading:
         if config.admin is None:
             return config
         admin = config.admin
+        if config.server.workers > 1:
+            right = "server.workers = 1, since each process knows its own streams only"
+            self._add(("admin",), "is one page, and there are several workers", right)
         if admin.token is None and not is_local(admin.address):
             right = 'token = "env:NAME", or an address like 127.0.0.1:8081'
             self._add(("admin", "token"), "is missing, and other machines can connect", right)

@@ -25,6 +25,7 @@ from .. import (
 from .._switchboard import Watch
 from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, Usage
 from ..http import Call, Counted, Headers, Incoming, NoBody, WriteTimeout, frame_chunk, last_chunk
+from ..records import Record
 from ..resilience import Judgement, LegEnding, LegOutcome, Retry
 from ._answer import Answer, CallOutcome, State
 from ._calls import Caller, stalled
@@ -111,9 +112,14 @@ class Exchange:
         streamed to the first call."""
 
         self.outcome: ExchangeOutcome | None = None
+        self.record: Record | None = None
+        """Of what was produced; there when it was `kept`, if it was wanted."""
+
+        self.kept = trio.Event()
+        """Set when it is over, and what is kept of it is written."""
 
         self._app = app
-        self._route = path
+        self.route = path
         self._policy = path.policy
         self.started = trio.current_time()
         self._scope = trio.CancelScope()
@@ -132,8 +138,10 @@ class Exchange:
             on_watch_error=lambda error: app.log_exception("the watch of a stream failed", error),
             switchboard=app.switchboard,
         )
+        self._keeping = app.keeper.begin(self)
+        if self._keeping is not None:
+            self._answer.transcript = self._keeping.transcript
         self._watch: Watch | None = None
-        self._concluded = trio.Event()
 
     # For handlers.
 
@@ -156,15 +164,13 @@ class Exchange:
             body = self.body
             if body is None and self._caller.called:
                 raise RuntimeError("the request's body was streamed to an earlier call: give one")
+        if self._keeping is not None:
+            self._keeping.sent = body
         return await self._caller.call(body, target or self.target)
 
     def interrupt(self, why: str) -> None:
         """End the exchange, because somebody who may do so wants it. Returns at once."""
         self.stop(Interrupted(why))
-
-    async def wait_concluded(self) -> None:
-        """Wait until it is over, and has its `outcome`."""
-        await self._concluded.wait()
 
     # For the application.
 
@@ -281,7 +287,7 @@ class Exchange:
     def _has_small_body(self) -> bool:
         framing = self.incoming.body_framing
         if isinstance(framing, Counted):
-            return framing.length <= self._route.settings.replay_body and self.request.get(b"expect") is None
+            return framing.length <= self.route.settings.replay_body and self.request.get(b"expect") is None
         return isinstance(framing, NoBody)
 
     async def _receive_small_body(self) -> bytes | None:
@@ -379,6 +385,28 @@ class Exchange:
                 cooldown=judgement.cool_down,
             )
 
+    async def rebuild_chain(self, body: bytes) -> bytes | None:
+        """The request with its whole history, since the provider has lost what it goes on from; None: there is none."""
+        keeping, keeper = self._keeping, self._app.keeper
+        if keeping is None or not keeper.has_chain(self):
+            return None
+        rebuilt = await keeper.rebuild(self, body)
+        if rebuilt is not None:
+            keeping.sent = rebuilt
+            self._answer.fields = ((b"Sseflow-Chain", b"recovered"),)
+            self._app.log.info("chain recovered", id=self.id, bytes=len(rebuilt))
+        return rebuilt
+
+    @property
+    def may_rebuild_chain(self) -> bool:
+        """Whether a broken chain can be mended, so that it has to be noticed."""
+        return self._app.keeper.has_chain(self)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the last call that was passed on was an event stream."""
+        return self._answer.pipeline is not None
+
     def note_retry(self, retry: Retry) -> None:
         """Log that all upstreams have failed, and will be called again."""
         self._app.log.info(
@@ -426,8 +454,11 @@ class Exchange:
             keep_alives=answer.keep_alives,
         )
         self._judge(verdict, error)
-        self._concluded.set()
         self._log(self.outcome)
+        if self._keeping is None:
+            self.kept.set()
+        else:
+            self._app.keeper.keep(self, self._keeping, self._app.nursery)
 
     def _judge(self, verdict: Verdict, error: Exception | None) -> None:
         """Tell the breaker how the last call went."""

@@ -14,6 +14,7 @@ from .._events import DEFAULT_MAX_EVENT
 from .._lines import DEFAULT_MAX_LINE
 from ..http import DEFAULT_MAX_DECODED, DEFAULT_MAX_RATIO, Address, HeadLimits, Network, Origin, ServerLimits
 from ..resilience import BreakerOptions, RetryPolicy, Secret
+from ..stages import DEFAULT_TRANSCRIPT_LIMIT
 from ._auth import Tokens
 from ._models import ProviderType
 
@@ -70,6 +71,10 @@ class Policy:
 
     trailers: frozenset[bytes] = frozenset()
     """Trailers, in lower case, that are passed on to clients."""
+
+    transcript: int = DEFAULT_TRANSCRIPT_LIMIT
+    """Of an answer that is kept while it is sent, where records, the history or operators want it: the first and the
+    last half of so many bytes."""
 
     @property
     def opens_after(self) -> float:

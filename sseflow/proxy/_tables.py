@@ -16,6 +16,7 @@ import attrs
 from .._events import DEFAULT_MAX_EVENT
 from .._lines import DEFAULT_MAX_LINE
 from ..http import DEFAULT_MAX_DECODED, DEFAULT_MAX_RATIO, Address, HeadLimits, Origin, ServerLimits
+from ..stages import DEFAULT_TRANSCRIPT_LIMIT
 from ._models import ProviderType
 from ._options import (
     ADDRESS,
@@ -241,6 +242,11 @@ class PolicyTable:
     max_decoded: int = option(DEFAULT_MAX_DECODED, SIZE, "Compressed event stream of the upstream, inflated.")
     trailers: frozenset[bytes] = option(
         frozenset(), FIELDS, "Trailers of the upstream that are passed on; all others are dropped."
+    )
+    transcript: int = option(
+        DEFAULT_TRANSCRIPT_LIMIT,
+        SIZE,
+        "Of an answer that is kept while it is sent, with `[history]` or `[admin]`: its first and its last half.",
     )
     replay_body: int = option(
         4 * 1024 * 1024,

@@ -12,6 +12,7 @@ from ._recorder import Recorder as Recorder
 from ._recorder import RecordTooLong as RecordTooLong
 from ._recorder import record_shielded as record_shielded
 from ._redact import redact_json as redact_json
+from ._redact import redacting as redacting
 
 __all__ = [
     "Epochs",
@@ -25,5 +26,6 @@ __all__ = [
     "Recorder",
     "RecordTooLong",
     "redact_json",
+    "redacting",
     "StaleLease",
 ]

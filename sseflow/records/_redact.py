@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 
 REDACTED = "[REDACTED]"
 
@@ -69,6 +70,39 @@ def redact_json(data: bytes) -> bytes:
         pieces += [text[done : colon.end()], f'"{REDACTED}"']
         done = at
     return "".join([*pieces, text[done:]]).encode() if pieces else data
+
+
+def redacting(patterns: Iterable[str]) -> Callable[[bytes], bytes]:
+    """`redact_json`, with texts as well: in each string, whatever fits one of these becomes ``[REDACTED]``.
+
+    Args:
+        patterns: regular expressions, as in `re`. They are searched for in what a string says, not in how it is
+            written, and in no names of members.
+
+    Raises:
+        re.error: one of them is none.
+    """
+    compiled = [re.compile(pattern) for pattern in patterns]
+
+    def redact(data: bytes) -> bytes:
+        data = redact_json(data)
+        if not compiled:
+            return data
+        text = data.decode()
+        pieces: list[str] = []
+        done = 0
+        for string in _STRING.finditer(text):
+            if _COLON.match(text, string.end()) is not None:
+                continue
+            value = kept = str(json.loads(string[0]))
+            for pattern in compiled:
+                kept = pattern.sub(REDACTED, kept)
+            if kept != value:
+                pieces += [text[done : string.start()], json.dumps(kept)]
+                done = string.end()
+        return "".join([*pieces, text[done:]]).encode() if pieces else data
+
+    return redact
 
 
 def _is_secret(quoted: str) -> bool:

@@ -10,6 +10,7 @@ from ._hold_ending import HoldEnding as HoldEnding
 from ._require import RequireData as RequireData
 from ._require import RequireEnd as RequireEnd
 from ._tee import Tee as Tee
+from ._transcript import DEFAULT_TRANSCRIPT_LIMIT as DEFAULT_TRANSCRIPT_LIMIT
 from ._transcript import Transcript as Transcript
 from ._watch import Watch as Watch
 from ._whole_events import WholeEvents as WholeEvents
@@ -18,6 +19,7 @@ __all__ = [
     "CommentStripper",
     "CommitGate",
     "DataCounter",
+    "DEFAULT_TRANSCRIPT_LIMIT",
     "EofRecorder",
     "ErrorMapper",
     "EventLimit",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sseflow.records import redact_json
+from sseflow.records import redact_json, redacting
 
 SECRET = (
     "client_secret",
@@ -97,3 +97,17 @@ def test_redaction_is_the_same_for_every_value(value: object, ascii: bool) -> No
     redacted = redact_json(data)
     assert json.loads(redacted) == _redacted(json.loads(data))
     assert redact_json(redacted) == redacted
+
+
+def test_what_fits_a_pattern_is_taken_out_of_texts() -> None:
+    """Of what a string says, however it is written; names and everything else stay as they came."""
+    redact = redacting([r"\b\d{3}-\d{2}-\d{4}\b", "caf\u00e9"])
+    data = b'{ "123-45-6789" : "is 123-45-6789.", "n": [1.50, "caf\\u00e9"], "token": "t" }'
+    assert redact(data) == (b'{ "123-45-6789" : "is [REDACTED].", "n": [1.50, "[REDACTED]"], "token": "[REDACTED]" }')
+
+
+def test_what_fits_no_pattern_is_the_same_object() -> None:
+    """Also with patterns, nothing is written anew for nothing."""
+    data = b'{"a": "b"}'
+    assert redacting(["x"])(data) is data
+    assert redacting([])(data) is data
