@@ -74,7 +74,8 @@ class Keeper:
         self._on_error = on_error
         self._always = always
         self._threads = trio.CapacityLimiter(1)
-        self._keeping = 0
+        self.pending = 0
+        """Exchanges that are over, and not yet kept."""
 
         self.dropped = 0
         """Exchanges that were not kept, because too many waited for it."""
@@ -103,11 +104,11 @@ class Keeper:
 
     def keep(self, exchange: Exchange, keeping: Keeping, nursery: trio.Nursery) -> None:
         """Keep what an exchange has come to, in a task. Returns at once."""
-        if self._keeping >= MOST_KEEPING:
+        if self.pending >= MOST_KEEPING:
             self.dropped += 1
             exchange.kept.set()
             return
-        self._keeping += 1
+        self.pending += 1
         nursery.start_soon(self._keep, exchange, keeping)
 
     async def _keep(self, exchange: Exchange, keeping: Keeping) -> None:
@@ -122,7 +123,7 @@ class Keeper:
         except Exception as error:
             self._on_error("an exchange could not be kept", error)
         finally:
-            self._keeping -= 1
+            self.pending -= 1
             self._epochs.release(keeping.lease)
             exchange.kept.set()
 

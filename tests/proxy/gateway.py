@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import attrs
 import trio
+import trio.testing
 
 from sseflow.http import Address as Address
 from sseflow.http import Listener, Origin, listen
@@ -99,6 +100,22 @@ class Gateway:
     async def line(self, event: str = "exchange") -> Line:
         """The next log line of that kind."""
         return await self.log.next(event)
+
+    async def kept(self) -> None:
+        """Wait until what is kept of exchanges that are over is written."""
+        await self._until(lambda: not self.app.keeper.pending)
+
+    async def left(self) -> None:
+        """Wait until the client of the one stream that lives was seen to leave."""
+        [exchange] = self.app.exchanges
+        await self._until(lambda: exchange._answer.left)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        with patience():
+            while not holds():
+                await trio.testing.wait_all_tasks_blocked()
+                await trio.lowlevel.checkpoint()
+        assert holds()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until it is drained."""

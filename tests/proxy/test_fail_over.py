@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
+from sseflow.http._tls import transport
 from sseflow.resilience import BreakerOptions, RetryPolicy
 from sseflow.testing import (
     Answer,
@@ -293,7 +294,7 @@ async def test_a_wait_for_content_is_kept_warm_and_can_still_fail_over(
         first.default = Status(500)
         [exchange] = gateway.app.exchanges
         for call in exchange._caller.calls:
-            call._wire.close()
+            transport(call._wire).close()
         body = await client.until(b"[DONE]\n\n")
     assert b"text/event-stream" in head
     assert GOOD.text.split()[0].encode() in body
