@@ -85,7 +85,7 @@ async def test_open_tool_calls_are_kept_with_an_error_for_a_result() -> None:
         running(route_to(upstream_for(provider, name="p")), recorder=recorder, epochs=epochs) as gateway,
     ):
         client = await gateway.send(f"/openai{CHAT}", headers=VERSION)
-        await client.until(b"at")
+        await client.until(b'\\"at')
         assert gateway.app.interrupt("mine", "a test")
         await client.rest()
         await gateway.line()
