@@ -6,6 +6,7 @@ import json
 import urllib.parse
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 
 from .. import RequestError
@@ -15,12 +16,14 @@ from ..records import Record
 from ..resilience import Secret
 from ._headers import plain_head, request_id, target_of
 from ._log import plain
+from ._routing import Provider
 
 if TYPE_CHECKING:
     from ._app import App
     from ._exchange import Exchange
 
 STREAMS = b"/-/streams"
+UPSTREAMS = b"/-/upstreams"
 
 MAX_STREAMS = 1000
 """Streams that one page lists: the oldest."""
@@ -67,7 +70,30 @@ class Admin:
             if method != b"DELETE":
                 raise RequestError(405, "a stream is interrupted with DELETE", close=False)
             return await self._interrupt(urllib.parse.unquote_to_bytes(path[len(STREAMS) + 1 :]))
-        raise RequestError(404, "there are /-/streams, and /-/streams/ID to interrupt one", close=False)
+        if path == UPSTREAMS and method in (b"GET", b"HEAD"):
+            return 200, _json(self._upstreams())
+        raise RequestError(404, "there are /-/upstreams, /-/streams, and /-/streams/ID to interrupt one", close=False)
+
+    def _upstreams(self) -> dict[str, object]:
+        """How the providers are: their keys by their ends, their breakers, and what was tried again."""
+        now = trio.current_time()
+        routing = self._app.routing
+        breakers = [breaker for path in routing.paths if path.breakers is not None for breaker in path.breakers]
+        return {
+            "providers": [_provider(provider, now) for provider in routing.providers],
+            "breakers": [
+                {
+                    "upstream": name,
+                    "endpoint": endpoint,
+                    "model": plain(model.encode()),
+                    "state": breaker.state(now).name.lower(),
+                    "trips": breaker.trips,
+                    "rejects": breaker.rejects,
+                }
+                for (name, endpoint, model), breaker in breakers
+            ],
+            "retries": [{**attrs.asdict(labels), "count": count} for labels, count in self._app.retries.counts.items()],
+        }
 
     async def _interrupt(self, id: bytes) -> tuple[int, bytes]:
         exchanges = self._app.interrupt(plain(id), "an operator has interrupted it")
@@ -99,6 +125,23 @@ def _view(exchange: Exchange) -> dict[str, object]:
         "model": None if exchange.model is None else plain(exchange.model.encode()),
         "seconds": round(trio.current_time() - exchange.started, 3),
         "verdict": None if outcome is None else outcome.verdict.value,
+    }
+
+
+def _provider(provider: Provider, now: float) -> dict[str, object]:
+    keys = () if provider.keys is None else provider.keys.snapshot(now)
+    return {
+        "name": provider.settings.name,
+        "idle_connections": provider.pool.idle,
+        "keys": [
+            {
+                "hint": key.hint,
+                "state": key.state.value,
+                "reason": None if key.reason is None else key.reason.value,
+                "seconds_left": None if key.seconds_left is None else round(key.seconds_left, 1),
+            }
+            for key in keys
+        ],
     }
 
 

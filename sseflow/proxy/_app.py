@@ -21,6 +21,7 @@ from ..http import (
     connect,
 )
 from ..records import Epochs, History, Recorder
+from ..resilience import RetryCounter
 from ._admin import Admin
 from ._auth import NotAuthenticated
 from ._exchange import Exchange, Handler, dialect_for, forward
@@ -48,6 +49,13 @@ CLOSING = 5.0
 
 HEALTH = b"/-/health"
 READY = b"/-/ready"
+
+
+def _counter(settings: Settings) -> RetryCounter:
+    """Counts retries under the names of providers, and of models that the configuration knows."""
+    upstreams = [upstream for route in settings.routes for upstream in route.upstreams]
+    models = {name for upstream in upstreams for names in upstream.models.items() for name in names}
+    return RetryCounter(providers=[upstream.name for upstream in upstreams], models=models)
 
 
 class App:
@@ -89,6 +97,9 @@ class App:
             on_error=self.log_exception,
             always=settings.admin is not None,
         )
+        self.retries = _counter(settings)
+        """Of calls that all upstreams have failed at: the value of ``sseflow_stream_retries_total``."""
+
         self._dial = dial
         self.routing = Routing(settings.routes, dial=dial)
         self.switchboard = Switchboard() if switchboard and Switchboard.is_supported() else None

@@ -23,7 +23,7 @@ from .. import (
     UpstreamTimeout,
 )
 from .._switchboard import Watch
-from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, Usage
+from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, RequestBody, Usage
 from ..http import Call, Counted, Headers, Incoming, NoBody, WriteTimeout, frame_chunk, last_chunk
 from ..records import Record
 from ..resilience import Judgement, LegEnding, LegOutcome, Retry
@@ -166,6 +166,9 @@ class Exchange:
                 raise RuntimeError("the request's body was streamed to an earlier call: give one")
         if self._keeping is not None:
             self._keeping.sent = body
+        if body is not None and self.route.reads_models:
+            request = RequestBody.parse(body)
+            self.model = None if request is None else request.model
         return await self._caller.call(body, target or self.target)
 
     def interrupt(self, why: str) -> None:
@@ -408,7 +411,9 @@ class Exchange:
         return self._answer.pipeline is not None
 
     def note_retry(self, retry: Retry) -> None:
-        """Log that all upstreams have failed, and will be called again."""
+        """Count and log that all upstreams have failed, and will be called again."""
+        attempt = self._caller.attempt
+        self._app.retries.of("" if attempt is None else attempt.provider.settings.name, self.model)(retry)
         self._app.log.info(
             "retry",
             id=self.id,
@@ -499,6 +504,8 @@ class Exchange:
             write_error=said(outcome.write_error),
             close_error=said(outcome.close_error),
             upstream=None if attempt is None else str(attempt.provider.settings.origin),
+            provider=None if attempt is None else attempt.provider.settings.name,
+            api_key_hint=None if attempt is None or attempt.key is None else attempt.key.hint,
             upstream_status=None if last is None else last.head.status,
             upstream_content_type=None if last is None else plain(last.head.get(b"content-type") or b""),
             calls=len(calls),

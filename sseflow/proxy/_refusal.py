@@ -11,7 +11,7 @@ import trio
 from .. import Head, TooLong, UpstreamError, UpstreamProtocolError
 from ..dialects import DialectError, error_in
 from ..http import DEFAULT_MAX_DECODED, DEFAULT_MAX_RATIO, Call, Decoder
-from ..resilience import retry_after
+from ..resilience import carry, classify, retry_after
 
 MAX_ERROR_BODY = 64 * 1024
 """Of the body of an upstream's error that is read to find out what it says."""
@@ -38,7 +38,10 @@ async def refusal_of(call: Call) -> UpstreamError:
     if said.retry_after is None:
         said = attrs.evolve(said, retry_after=retry_after(call.head.headers, time.time()))
     message = f"the upstream answered {status} with an error"
-    return said.refusal(message, status=status if status >= 400 else None)
+    error = said.refusal(message, status=status if status >= 400 else None)
+    if (call.head.get(b"x-should-retry") or b"").lower() == b"false":
+        carry(error, attrs.evolve(classify(error), retryable=False))
+    return error
 
 
 class View:

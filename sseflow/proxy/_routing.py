@@ -83,6 +83,9 @@ class Path:
         )
         """Whether there may be more than one attempt."""
 
+        self.reads_models = any(provider.settings.type is not None for provider in providers)
+        """Whether the model that a request names is looked at."""
+
         self.looks_ahead = self.can_fail_over or keys > 0 or settings.breaker is not None
         """Whether the beginning of an answer is looked at before it is passed on."""
 

@@ -11,7 +11,7 @@ import trio
 from sseflow.http import Address
 from sseflow.proxy._settings import Binding
 from sseflow.records import Epochs, Lease, MemoryRecorder, Record
-from sseflow.resilience import Secret
+from sseflow.resilience import BreakerOptions, Secret
 from sseflow.testing import Answer, FakeProvider, Played, Script
 
 from .gateway import CHAT, MESSAGES, RESPONSES, Gateway, route_to, running, upstream_for
@@ -160,6 +160,27 @@ async def test_a_recorder_that_is_broken_is_nobodys_business() -> None:
             line = await gateway.line("a record could not be written")
     assert answer.complete
     assert "the disk is full" in line["error"]
+
+
+async def test_operators_see_how_the_providers_are() -> None:
+    """Keys by their ends, breakers, and what was tried again."""
+    keys = ("sk-one-4567890123456789", "sk-two-4567890123456789")
+    async with FakeProvider.serve("openai", keys=keys) as provider:
+        provider.limit(keys[0], retry_after=30)
+        route = route_to(upstream_for(provider, name="p", keys=keys), breaker=BreakerOptions())
+        async with running(route, settings=ADMIN) as gateway:
+            await gateway.ask(f"/openai{CHAT}")
+            page = json.loads((await gateway.operate("GET", "/-/upstreams")).body)
+    [shown] = page["providers"]
+    assert [(key["hint"], key["state"], key["reason"]) for key in shown["keys"]] == [
+        ("sk-o...6789", "temporary", "rate_limited"),
+        ("sk-t...6789", "valid", None),
+    ]
+    assert 0 < shown["keys"][0]["seconds_left"] <= 30
+    assert [(one["upstream"], one["endpoint"], one["state"]) for one in page["breakers"]] == [
+        ("p", "openai-chat", "closed")
+    ]
+    assert page["retries"] == []
 
 
 async def test_operators_have_a_token_of_their_own() -> None:

@@ -27,7 +27,17 @@ async def test_one_line_says_what_became_of_an_exchange(rig: Rig) -> None:
     line = await rig.line()
     assert line.keys() == {
         *("timestamp", "level", "event", "id", "peer", "method", "path", "status", "verdict", "ended_by", "committed"),
-        *("reason", "error", "write_error", "close_error", "upstream", "upstream_status", "upstream_content_type"),
+        *(
+            "reason",
+            "error",
+            "write_error",
+            "close_error",
+            "upstream",
+            "provider",
+            "api_key_hint",
+            "upstream_status",
+            "upstream_content_type",
+        ),
         *("calls", "model", "events", "comments", "empty_events", "saw_end", "usage", "keep_alives"),
         *("bytes_in", "bytes_out", "first_byte", "first_data", "duration"),
     }
