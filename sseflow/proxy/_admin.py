@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 import trio
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from .. import RequestError
 from ..dialects import DialectError, PlainSSE
@@ -16,12 +17,14 @@ from ..records import Record
 from ..resilience import Secret
 from ._headers import plain_head, request_id, target_of
 from ._log import plain
+from ._metrics import render
 from ._routing import Provider
 
 if TYPE_CHECKING:
     from ._app import App
     from ._exchange import Exchange
 
+METRICS = b"/-/metrics"
 STREAMS = b"/-/streams"
 UPSTREAMS = b"/-/upstreams"
 
@@ -46,22 +49,30 @@ class Admin:
 
     async def handle(self, incoming: Incoming) -> None:
         """Answer one request."""
+        given = request_id(incoming.request)
         try:
-            status, body = await self._answer(incoming)
+            path, method = await self._path_of(incoming), incoming.request.method
+            if path == METRICS and method == b"GET":
+                await incoming.reply(200, ((b"Content-Type", CONTENT_TYPE_LATEST.encode()),), render(self._app))
+                return
+            status, body = await self._answer(path, method)
         except RequestError as error:
             status, body = error.status, _error(incoming, error)
-        await incoming.reply(status, plain_head(request_id(incoming.request)), body)
+        await incoming.reply(status, plain_head(given), body)
 
     async def refuse(self, connection: ServerConnection, error: RequestError) -> None:
         """Answer what is not a request."""
         headers = plain_head(request_id(None))
         await connection.refuse(error, PlainSSE().error_body(DialectError(str(error)), request_id=""), headers)
 
-    async def _answer(self, incoming: Incoming) -> tuple[int, bytes]:
+    async def _path_of(self, incoming: Incoming) -> bytes:
+        """What is asked for, by somebody who may ask."""
         while await incoming.receive_body():
             pass
         self._check_token(incoming)
-        path, method = target_of(incoming.request)[0].partition(b"?")[0], incoming.request.method
+        return target_of(incoming.request)[0].partition(b"?")[0]
+
+    async def _answer(self, path: bytes, method: bytes) -> tuple[int, bytes]:
         if path == STREAMS:
             if method not in (b"GET", b"HEAD"):
                 raise RequestError(405, "streams are listed with GET", close=False)
@@ -72,7 +83,7 @@ class Admin:
             return await self._interrupt(urllib.parse.unquote_to_bytes(path[len(STREAMS) + 1 :]))
         if path == UPSTREAMS and method in (b"GET", b"HEAD"):
             return 200, _json(self._upstreams())
-        raise RequestError(404, "there are /-/upstreams, /-/streams, and /-/streams/ID to interrupt one", close=False)
+        raise RequestError(404, "there are /-/metrics, /-/upstreams, /-/streams, and /-/streams/ID", close=False)
 
     def _upstreams(self) -> dict[str, object]:
         """How the providers are: their keys by their ends, their breakers, and what was tried again."""

@@ -28,6 +28,7 @@ from ._exchange import Exchange, Handler, dialect_for, forward
 from ._headers import host_name, plain_head, request_id, target_of
 from ._keeping import Keeper
 from ._log import plain
+from ._metrics import Counts
 from ._routing import Path, Routing
 from ._settings import Settings
 from ._verdict import Drained
@@ -51,11 +52,10 @@ HEALTH = b"/-/health"
 READY = b"/-/ready"
 
 
-def _counter(settings: Settings) -> RetryCounter:
-    """Counts retries under the names of providers, and of models that the configuration knows."""
+def _models_of(settings: Settings) -> frozenset[str]:
+    """The models that a configuration knows, by the names of clients and of providers."""
     upstreams = [upstream for route in settings.routes for upstream in route.upstreams]
-    models = {name for upstream in upstreams for names in upstream.models.items() for name in names}
-    return RetryCounter(providers=[upstream.name for upstream in upstreams], models=models)
+    return frozenset(name for upstream in upstreams for names in upstream.models.items() for name in names)
 
 
 class App:
@@ -97,8 +97,14 @@ class App:
             on_error=self.log_exception,
             always=settings.admin is not None,
         )
-        self.retries = _counter(settings)
-        """Of calls that all upstreams have failed at: the value of ``sseflow_stream_retries_total``."""
+        self.models = _models_of(settings)
+        """That may be labels; a client can name any."""
+
+        providers = [upstream.name for route in settings.routes for upstream in route.upstreams]
+        self.retries = RetryCounter(providers=providers, models=self.models)
+        """Of calls that were made again: the value of ``sseflow_stream_retries_total``."""
+
+        self.counts = Counts()
 
         self._dial = dial
         self.routing = Routing(settings.routes, dial=dial)

@@ -7,7 +7,7 @@ from ..http import HeadLimits, ServerLimits
 from ..resilience import BreakerOptions, RetryPolicy, Secret
 from ._auth import Tokens
 from ._certificates import server_tls, upstream_tls
-from ._options import Secret as Key
+from ._options import Key
 from ._settings import Binding, HistorySettings, Policy, Route, Settings, Upstream
 from ._tables import BreakerTable, Config, PolicyTable, ProviderTable, RetryTable, RouteTable
 

@@ -21,7 +21,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from .. import ConfigurationError
 from ..http import Address
 from ._models import BASE_URLS, NAME_RULE, SPOILS, SPOILS_RIGHT, is_provider_name, spoils_model
-from ._options import FILE, Secret, Share, Steps, Wrong, did_you_mean
+from ._options import FILE, Key, Share, Steps, Wrong, did_you_mean
 from ._tables import (
     DEFAULT_LISTENER,
     Config,
@@ -363,7 +363,7 @@ class _Reading:
             self._add(steps, f"{path} {wrong.message}", wrong.right or "a file that can be read")
             return None
 
-    def _secret(self, secret: Secret, config: Config, steps: Steps) -> Secret:
+    def _secret(self, secret: Key, config: Config, steps: Steps) -> Key:
         """The secret with its value; without one if there is none to be had."""
         where, _, name = secret.source.partition(":")
         value = secret.value

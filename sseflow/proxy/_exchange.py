@@ -26,7 +26,7 @@ from .._switchboard import Watch
 from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, RequestBody, Usage
 from ..http import Call, Counted, Headers, Incoming, NoBody, WriteTimeout, frame_chunk, last_chunk
 from ..records import Record
-from ..resilience import Judgement, LegEnding, LegOutcome, Retry
+from ..resilience import Judgement, KeysExhausted, LegEnding, LegOutcome, Retry
 from ._answer import Answer, CallOutcome, State
 from ._calls import Caller, stalled
 from ._headers import end_to_end, request_id, target_of
@@ -379,7 +379,9 @@ class Exchange:
             self._app.log.info(
                 "failed over", id=self.id, upstream=provider, api_key_hint=hint, error=plain(str(error).encode())
             )
+        counts = self._app.counts
         if judgement.changed and judgement.reason is not None:
+            counts.key_transitions[provider, judgement.reason.value] += 1
             self._app.log.info(
                 "key out",
                 provider=provider,
@@ -459,11 +461,20 @@ class Exchange:
             keep_alives=answer.keep_alives,
         )
         self._judge(verdict, error)
+        self._count(error)
         self._log(self.outcome)
         if self._keeping is None:
             self.kept.set()
         else:
             self._app.keeper.keep(self, self._keeping, self._app.nursery)
+
+    def _count(self, error: Exception | None) -> None:
+        counts, attempt = self._app.counts, self._caller.attempt
+        provider = (self.route.providers[-1] if attempt is None else attempt.provider).settings.name
+        if self._caller.calls:
+            counts.attempts[provider, len(self._caller.calls)] += 1
+        if isinstance(error, KeysExhausted):
+            counts.key_exhaustions[provider, "auth_failed" if error.status == 502 else "rate_limited"] += 1
 
     def _judge(self, verdict: Verdict, error: Exception | None) -> None:
         """Tell the breaker how the last call went."""

@@ -367,7 +367,7 @@ PATTERNS = listed("regular expressions", _read_pattern)
 
 
 @attrs.frozen
-class Secret:
+class Key:
     """A key, and where it is from. The key is in no repr; equal are those that are the same, from the same place."""
 
     source: str
@@ -377,21 +377,21 @@ class Secret:
     """Empty until it was fetched."""
 
 
-def _read_secret(value: object) -> Secret:
+def _read_secret(value: object) -> Key:
     right = '"env:NAME" for a variable of the environment, or "file:PATH"'
     text = value if isinstance(value, str) else ""
     where, colon, name = text.partition(":")
     if colon and where == "env":
         if _VARIABLE.fullmatch(name) is None:
             raise Wrong("names no variable behind env:", "letters, digits and _; " + right)
-        return Secret(text)
+        return Key(text)
     if colon and where == "file":
         if _TEXT.fullmatch(name) is None:
             raise Wrong("names no file behind file:", right)
-        return Secret(text)
+        return Key(text)
     if not text:
         raise Wrong("is no text", right)
-    return Secret("literal", text)
+    return Key("literal", text)
 
 
 KEY = Kind("`env:NAME` or `file:PATH`", _read_secret, _show_text)

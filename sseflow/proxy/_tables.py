@@ -39,8 +39,8 @@ from ._options import (
     SOME_TIME,
     TRUSTED,
     UPSTREAMS,
+    Key,
     Network,
-    Secret,
     Share,
     choice,
     count,
@@ -150,7 +150,7 @@ class ProviderTable:
         right='base_url = "https://api.example.com/v1"',
         shown="that of the `type`; required for `openai-compat` and `sse`",
     )
-    keys: tuple[Secret, ...] = option(
+    keys: tuple[Key, ...] = option(
         (), KEYS, "Keys that it is called with: the first that is not set aside. They go nowhere else."
     )
     pass_credentials: bool = option(
@@ -335,7 +335,7 @@ class AdminTable:
     """Pages for operators, on a listener of their own. Without `[admin]` there are none."""
 
     address: Address = option(Address("127.0.0.1", 8081), ADDRESS, "Where it listens.", restart=True)
-    token: Secret | None = option(
+    token: Key | None = option(
         None, KEY, "Bearer token that it asks for; required unless only this machine can connect."
     )
 

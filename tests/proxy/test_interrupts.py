@@ -11,10 +11,10 @@ import trio
 from sseflow.http import Address
 from sseflow.proxy._settings import Binding
 from sseflow.records import Epochs, Lease, MemoryRecorder, Record
-from sseflow.resilience import BreakerOptions, Secret
-from sseflow.testing import Answer, FakeProvider, Played, Script
+from sseflow.resilience import BreakerOptions, RetryPolicy, Secret
+from sseflow.testing import Answer, FakeProvider, Played, Script, Status
 
-from .gateway import CHAT, MESSAGES, RESPONSES, Gateway, route_to, running, upstream_for
+from .gateway import BODIES, CHAT, MESSAGES, RESPONSES, Gateway, route_to, running, upstream_for
 
 ADMIN = {"admin": Binding(Address("127.0.0.1", 0))}
 PATHS = [("openai", CHAT), ("openai", RESPONSES), ("anthropic", MESSAGES)]
@@ -181,6 +181,31 @@ async def test_operators_see_how_the_providers_are() -> None:
         ("p", "openai-chat", "closed")
     ]
     assert page["retries"] == []
+
+
+async def test_figures_are_for_prometheus_to_read() -> None:
+    """Names of the configuration are labels, and what a client makes up is none."""
+    keys = ("sk-one", "sk-two")
+    async with FakeProvider.serve("openai", keys=keys) as provider:
+        provider.limit(keys[0], retry_after=30)
+        upstream = upstream_for(provider, name="p", keys=keys, models={"m": "m"}, type="openai-compat")
+        route = route_to(upstream, breaker=BreakerOptions(), retry=RetryPolicy(attempts=2, base=0))
+        async with running(route, settings=ADMIN) as gateway:
+            provider.next(Status(503), key="sk-two")
+            await gateway.ask(f"/openai{CHAT}")
+            await gateway.ask(f"/openai{CHAT}", {**BODIES[CHAT], "model": "made-up"})
+            page = await gateway.operate("GET", "/-/metrics")
+    figures = dict(line.rsplit(" ", 1) for line in page.body.decode().splitlines() if not line.startswith("#"))
+    labels = 'provider="p"'
+    assert (page.get(b"content-type") or b"").startswith(b"text/plain")
+    assert figures[f'sseflow_key_transitions_total{{{labels},reason="rate_limited"}}'] == "1.0"
+    assert figures[f'sseflow_keys{{{labels},state="temporary"}}'] == "1.0"
+    retried = f'sseflow_stream_retries_total{{chain_broken="false",kind="overloaded",model="m",{labels}}}'
+    assert figures[retried] == "1.0"
+    assert figures[f'sseflow_attempts_bucket{{le="3.0",{labels}}}'] == "2.0"
+    assert figures[f'sseflow_circuit_breaker_state{{endpoint="openai-chat",model="m",{labels}}}'] == "0.0"
+    assert figures[f'sseflow_circuit_breaker_state{{endpoint="openai-chat",model="other",{labels}}}'] == "0.0"
+    assert "made-up" not in page.body.decode()
 
 
 async def test_operators_have_a_token_of_their_own() -> None:
