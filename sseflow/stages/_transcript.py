@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from .._events import Event, EventParser
@@ -12,6 +13,12 @@ DEFAULT_TRANSCRIPT_LIMIT = 1024 * 1024
 
 _PIECE = 8 * 1024
 """Bytes that are parsed at a time."""
+
+_LONG = 1024
+"""Bytes from which on what comes is kept as it came."""
+
+_BLOCK = 8 * 1024
+"""Bytes that what is shorter is put together to."""
 
 _BLANKS = (b"\n\n", b"\n\r\n", b"\r\r")
 
@@ -31,14 +38,15 @@ class Transcript(Stage[bytes]):
             raise ValueError(f"limit={limit}: must not be negative")
         self._limit = limit
         self._first = b""  # half of the limit, once more than the limit has come
-        self._recent = bytearray()  # what came behind that
-        self._most = limit  # bytes of it before some have to go
+        self._blocks = deque[bytes | bytearray]()  # what came behind that
+        self._held = 0  # bytes of these
+        self._most = limit  # of them before some have to go
         self._gone = 0
 
     @property
     def size(self) -> int:
         """Bytes that went by."""
-        return len(self._first) + self._gone + len(self._recent)
+        return len(self._first) + self._gone + self._held
 
     @property
     def truncated(self) -> bool:
@@ -46,22 +54,39 @@ class Transcript(Stage[bytes]):
         return self.size > self._limit
 
     def feed(self, batch: bytes, /) -> bytes:
-        # One buffer: small objects, kept as they came, would need several times the memory of their bytes.
-        recent = self._recent
-        recent += batch
-        if len(recent) > self._most:
+        # What is long enough is not copied. Of what is not, many small objects would need several times the memory of
+        # their bytes, and one buffer that grows would copy all that it holds again and again.
+        blocks = self._blocks
+        if len(batch) >= _LONG:
+            blocks.append(batch)
+        elif blocks and type(blocks[-1]) is bytearray and len(blocks[-1]) < _BLOCK:
+            blocks[-1] += batch
+        else:
+            blocks.append(bytearray(batch))
+        self._held += len(batch)
+        if self._held > self._most:
             self._trim()
         return batch
 
     def _trim(self) -> None:
         if not self._gone:
-            self._first = bytes(self._recent[: self._limit // 2])
-            del self._recent[: len(self._first)]
-        excess = len(self._recent) - self._half
-        del self._recent[:excess]
-        self._gone += excess
+            self._first = b"".join(self._take(self._limit // 2))
+        self._gone += sum(map(len, self._take(self._held - self._half)))
         # Not each time: linear, whatever the drip.
         self._most = self._half + self._half // 4
+
+    def _take(self, size: int) -> list[bytes | bytearray]:
+        """Take the first ``size`` bytes away from what is held."""
+        taken = []
+        self._held -= size
+        while size:
+            block = self._blocks.popleft()
+            if len(block) > size:
+                self._blocks.appendleft(block[size:])
+                block = block[:size]
+            taken.append(block)
+            size -= len(block)
+        return taken
 
     @property
     def _half(self) -> int:
@@ -70,9 +95,10 @@ class Transcript(Stage[bytes]):
 
     def windows(self) -> tuple[bytes, bytes]:
         """What was kept: the first bytes, and the last ones. If nothing is missing, all of it is in the first."""
+        held = b"".join(self._blocks)
         if not self.truncated:
-            return bytes(self._recent), b""
-        return self._first, bytes(self._recent[len(self._recent) - self._half :])
+            return held, b""
+        return self._first, held[len(held) - self._half :]
 
     def events(self) -> Iterator[Event]:
         """Read the events that went by whole, and were kept."""
