@@ -12,14 +12,18 @@ from collections import Counter
 from types import FrameType
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from sseflow._switchboard import Switchboard
+from sseflow.http import Address
+from sseflow.proxy._settings import Binding
+from sseflow.resilience import BreakerOptions, RetryPolicy, Secret
 
 from .peers import Peer, chunked
-from .rig import CHAT, STREAM, TOKEN, Rig
+from .rig import CHAT, STREAM, TOKEN, Rig, Starter
 
 pytestmark = pytest.mark.skipif(not Switchboard.is_supported(), reason="this system has no epoll")
 
@@ -102,6 +106,39 @@ async def test_the_calls_for_what_comes_at_once(rig: Rig, sent: bytes, calls: in
     assert cost.system["modify"] <= cost.system["poll"]  # Trio's own, to wait for all of them
     assert cost.system.keys() == {"recv", "send", "poll", "modify"}
     assert cost.python <= calls * chunks, cost.python / chunks
+
+
+async def as_gateway(starter: Starter) -> Rig:
+    """A proxy with all that a gateway may have to do for a request; an operator may want its answers."""
+    keys = Secret("first"), Secret("second")
+    admin = Binding(Address("127.0.0.1", 0))
+    rig = await starter(upstream_keys=keys, upstream_pass_credentials=False, admin=admin)
+    settings = rig.app.settings
+    [route] = settings.routes
+    [one] = route.upstreams
+    route = attrs.evolve(
+        route,
+        upstreams=(one, attrs.evolve(one, name="another")),
+        retry=RetryPolicy(),
+        breaker=BreakerOptions(),
+        hedge_after="p95",
+    )
+    rig.app.configure(attrs.evolve(settings, routes=(route,)))
+    return rig
+
+
+@pytest.mark.parametrize("sent", [chunked(TOKEN), chunked(TOKEN * 40)], ids=["a token", "forty tokens"])
+async def test_a_gateway_does_its_work_before_the_first_event(starter: Starter, sent: bytes) -> None:
+    """An event costs one call more than in front of one upstream: that which keeps what an operator may want."""
+    costs = [
+        await relayed(await streams(rig, STREAMS), sent, TOKEN + b"\r\n")
+        for rig in (await starter(), await as_gateway(starter))
+    ]
+    plain, gateway = costs
+    assert gateway.system["recv"] == gateway.system["send"] == STREAMS * ROUNDS
+    assert gateway.system.keys() == plain.system.keys()
+    turns = plain.system["poll"] + gateway.system["poll"]  # how many streams are served in one is chance
+    assert gateway.python <= plain.python + STREAMS * ROUNDS + 2 * turns
 
 
 async def test_the_copies_of_a_large_event(rig: Rig) -> None:
