@@ -70,6 +70,12 @@ def stages(dialect: Dialect) -> dict[str, Callable[[], Pipeline]]:
     }
 
 
+#: What the watch costs per event, beside its lines, by how the events come.
+WATCH = {"token": "watch, one by one", "coalesced": "watch, 40 together"}
+
+USAGE = "usage in each"
+"""Tokens that each tell what has been used so far, so that none of them can be passed over unread."""
+
 #: Tokens of servers that write them in their own ways.
 _SERVERS = {
     "OpenRouter": b'{"id":"gen-1738888000-aBcDeFgHiJkL","provider":"Demo","model":"demo/demo-1","object":'
@@ -85,7 +91,7 @@ _SERVERS = {
     "arguments": b'{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1717000000,"model":'
     b'"demo-1","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"%b"}}]},'
     b'"logprobs":null,"finish_reason":null}],"usage":null}',
-    "usage in each": b'{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1717000000,"model":'
+    USAGE: b'{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1717000000,"model":'
     b'"demo-1","choices":[{"index":0,"delta":{"content":"%b"},"logprobs":null,"finish_reason":null}],'
     b'"usage":{"prompt_tokens":9,"total_tokens":12,"completion_tokens":3}}',
 }
@@ -205,7 +211,11 @@ def measure_pipelines(setup: Setup) -> Iterator[Reading]:
 
 
 def measure_dialects(setup: Setup) -> Iterator[Reading]:
-    """Tokens of each dialect through the default pipeline, and through its watch alone; and the lines that it needs."""
+    """Tokens of each dialect through the default pipeline, and through its watch alone; and the lines that it needs.
+
+    What the watch costs beside its lines is told of the dearest one.
+    """
+    dearest: dict[str, float] = {}
     for dialect, shape in spoken():
         alone = stages(dialect)
         group = {
@@ -213,7 +223,13 @@ def measure_dialects(setup: Setup) -> Iterator[Reading]:
             "Watch": alone["Watch"],
             "standard": pipelines(dialect)["standard"],
         }
-        yield from _measure(setup, shape, group)
+        readings = list(_measure(setup, shape, group))
+        yield from readings
+        cost = {reading.subject: reading.value for reading in readings}
+        metric = WATCH[shape.about] + (f", {USAGE}" if shape.name.endswith(USAGE) else "")
+        dearest[metric] = max(dearest.get(metric, 0.0), cost["Watch"] - cost["lines only"])
+    for metric, value in dearest.items():
+        yield Reading(benchmark="dialects", metric=metric, unit="us", subject="sseflow", value=value)
 
 
 def measure_stages(setup: Setup) -> Iterator[Reading]:

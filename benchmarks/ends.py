@@ -33,7 +33,7 @@ PER_ADDRESS = 1000
 MODEL = "demo-1"
 
 KEY = "sk-benchmark-of-streams-on-loopback-and-nowhere-else"
-"""What clients show. A gateway that keeps keys must have been told of it."""
+"""What clients show. A gateway with keys or tokens must have been told of it."""
 
 _NUMBERS = itertools.count(1)
 
@@ -46,8 +46,8 @@ class Requests:
     A relay may still hold requests of an earlier job, whose client has gone; those are not of this one.
     """
 
-    def __init__(self, *, chat: bool) -> None:
-        path = "/v1/chat/completions" if chat else "/events"
+    def __init__(self, *, chat: bool, prefix: str = "") -> None:
+        path = prefix + ("/v1/chat/completions" if chat else "/events")
         self._mark = b"job-%d-stream-" % next(_NUMBERS)
         self._end = b' Hello."}]}'
         prompt = self._mark + b"%06d" + self._end

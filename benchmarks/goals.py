@@ -27,6 +27,7 @@ NAMES = {
     "go-filter": "Go with filter",
     "haproxy": "HAProxy",
     "litellm": "LiteLLM",
+    "plain": "sseflow, no gateway",
     "starlette": "Starlette + httpx",
 }
 """Subjects that people know by another name."""
@@ -185,6 +186,35 @@ GOALS = (
         at_most(1.5, of="events"),
     ),
     Goal("TLS on both sides", "tls-both", "CPU per event", "us", None, at_most(2.0, of="events")),
+    Goal(
+        "gateway, one event per chunk and read",
+        "gateway-events",
+        "CPU per event",
+        "us",
+        at_most(1.15, "plain"),
+        None,
+    ),
+    Goal(
+        "gateway, coalesced events",
+        "gateway-coalesced",
+        "CPU per event",
+        "us",
+        at_most(1.3, "plain"),
+        None,
+    ),
+    Goal(
+        "gateway, streams of one event",
+        "gateway-requests",
+        "CPU per request",
+        "us",
+        None,
+        None,
+        shown="plain",
+    ),
+    Goal("reading the dialect, the dearest of all", "dialects", "watch, one by one", "us", at_most(1.0), None),
+    Goal("reading the dialect, the dearest of all", "dialects", "watch, 40 together", "us", at_most(0.25), None),
+    Goal("usage in each chunk", "dialects", "watch, one by one, usage in each", "us", at_most(1.0), None),
+    Goal("usage in each chunk", "dialects", "watch, 40 together, usage in each", "us", at_most(0.25), None),
 )
 
 

@@ -18,6 +18,9 @@ class Job:
     """Whose CPU time and memory count."""
 
     http: bool = True
+    prefix: str = ""
+    """What the paths of requests begin with, for a target that tells by it whom to ask."""
+
     stripped: bool = False
     """What comes is what the default pipeline lets out; otherwise it is what was sent, comments included."""
 

@@ -57,7 +57,7 @@ class Play:
         self.job = job
         self.script = Script(shape, http=job.http, stripped=job.stripped and job.port is not None)
         self.loop = Loop(job.limit, spin=job.spin)
-        self._requests = Requests(chat=shape.chat)
+        self._requests = Requests(chat=shape.chat, prefix=job.prefix)
         self.ends = Ends(job, listener, self.loop, self._requests)
 
     def run(self) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import resource
@@ -12,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import attrs
 
 from . import scenarios
 from .bench import Benchmark, Setup
+from .ends import KEY
 from .jobs import Job, Report
 from .peers import Peer, Wiring
 from .processes import ROOT, Target, Wrong, environment, free_port, started
@@ -35,13 +38,53 @@ LOG_SECONDS = 5.0
 FEW = 1000
 """Streams that the proxy's own limits are wide enough for."""
 
+_GATEWAY = """\
+allow_literal_keys = true
+
+[[listeners]]
+address = "127.0.0.1:0"
+
+[providers.first]
+type = "openai-compat"
+base_url = "{upstream}/v1"
+keys = ["sk-first-1", "sk-first-2"]
+
+[providers.second]
+type = "openai-compat"
+base_url = "{upstream}/v1"
+keys = ["sk-second-1", "sk-second-2"]
+
+[[routes]]
+path = "{prefix}"
+upstreams = ["first", "second"]
+
+[retry]
+
+[breaker]
+
+[auth]
+tokens_file = "tokens.toml"
+
+[admin]
+address = "127.0.0.1:0"
+
+[history]
+path = "history.db"
+
+[logging]
+format = "json"
+"""
+
 
 @contextlib.contextmanager
 def _start(setup: Setup, wiring: Wiring) -> Iterator[Target]:
     """Our proxy, with everything as it is by default, unless there are more streams than that allows."""
     port = free_port() if wiring.workers else 0
-    command = [sys.executable, "-m", "sseflow.proxy", "--listen", f"127.0.0.1:{port}"]
-    command += ["--upstream", wiring.upstream(setup)]
+    command = [sys.executable, "-m", "sseflow.proxy"]
+    if wiring.gateway:
+        command += ["--config", str(_configure(setup, wiring))]
+    else:
+        command += ["--listen", f"127.0.0.1:{port}", "--upstream", wiring.upstream(setup)]
     if wiring.upstream_tls:
         command += ["--upstream-ca", str(setup.certificates / "ca.pem")]
     if wiring.client_tls:
@@ -57,6 +100,21 @@ def _start(setup: Setup, wiring: Wiring) -> Iterator[Target]:
         yield target
 
 
+def _start_plain(setup: Setup, wiring: Wiring) -> contextlib.AbstractContextManager[Target]:
+    return _start(setup, attrs.evolve(wiring, gateway=False))
+
+
+def _configure(setup: Setup, wiring: Wiring) -> Path:
+    """Write a configuration with all that a gateway may have to do for a request."""
+    folder = setup.folder / "gateway"
+    folder.mkdir(exist_ok=True)
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    (folder / "tokens.toml").write_text(f'[[tokens]]\nname = "benchmark"\nsha256 = "{digest}"\n')
+    path = folder / "sseflow.toml"
+    path.write_text(_GATEWAY.format(upstream=wiring.upstream(setup), prefix=scenarios.PREFIX))
+    return path
+
+
 def _cores(setup: Setup, wiring: Wiring) -> set[int]:
     """The subject's; for workers all but the generator's, if there are two others, and else all."""
     if not wiring.workers:
@@ -67,6 +125,10 @@ def _cores(setup: Setup, wiring: Wiring) -> set[int]:
 
 
 SSEFLOW = Peer(name="sseflow", start=_start, missing=lambda: None, strips=True, tls=True)
+
+#: What a gateway is measured beside: the same proxy, in the same run, in front of one upstream and with no keys.
+PLAIN = attrs.evolve(SSEFLOW, name="plain", start=_start_plain)
+OURS = (SSEFLOW, PLAIN)
 
 
 def _port_of(line: str) -> int | None:
@@ -128,7 +190,7 @@ def run(scenario: Scenario, setup: Setup) -> Iterator[Reading | Missing]:
     alone = setup.do(job)
     yield from _read(scenario, ALONE, alone, None)
     wrong: Wrong | None = None
-    for subject in (SSEFLOW, *setup.peers):
+    for subject in OURS if scenario.wiring.gateway else (SSEFLOW, *setup.peers):
         if (scenario.scaled and subject.slowness > 1) or (job.upstream_tls and not subject.tls):
             continue
         report = _try(subject, setup, scenario, job)
@@ -136,7 +198,7 @@ def run(scenario: Scenario, setup: Setup) -> Iterator[Reading | Missing]:
             yield from _read(scenario, subject.name, report, alone)
         else:
             yield report
-            if subject is SSEFLOW:
+            if subject in OURS:
                 wrong = Wrong(report.why)
     if wrong is not None:
         raise wrong
@@ -162,7 +224,7 @@ def through(subject: Peer, setup: Setup, wiring: Wiring, job: Job) -> Report:
         alone = wiring.workers is None
         setup.do(_warm(job), alone=alone)
         report = setup.do(attrs.evolve(job, pids=target.pids), alone=alone)
-        if subject is SSEFLOW:
+        if subject in OURS:
             check_log(target, job)
     return report
 

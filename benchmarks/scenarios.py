@@ -68,6 +68,9 @@ COST = (
 STREAMS = (1, 8, 64, 512, 2000, 5000)
 LENGTHS = ("line-1k", "line-16k", "line-256k", "line-4m", "line-32m")
 IDLE = 5000
+PREFIX = "/openai"
+"""Of the paths that are asked of a gateway."""
+
 SCALED_BYTES = 64 * MIB
 """Of each size of a line: two of the longest."""
 
@@ -97,6 +100,14 @@ def _tls(setup: Setup, *, both: bool) -> Job:
     return attrs.evolve(_lockstep("token", setup), upstream_tls=True, client_tls=both)
 
 
+def _gateway(job: Callable[[Setup], Job], setup: Setup) -> Job:
+    return attrs.evolve(job(setup), prefix=PREFIX)
+
+
+def _through_gateway(name: str, job: Callable[[Setup], Job], figures: tuple[Figure, ...]) -> Scenario:
+    return Scenario(name=name, job=functools.partial(_gateway, job), figures=figures, wiring=Wiring(gateway=True))
+
+
 #: Each is a benchmark of its own.
 SCENARIOS = (
     Scenario(name="requests", job=functools.partial(_requests, 32), figures=REQUESTS),
@@ -115,6 +126,9 @@ SCENARIOS = (
         figures=EVENTS,
         wiring=Wiring(upstream_tls=True, client_tls=True),
     ),
+    _through_gateway("gateway-requests", functools.partial(_requests, 32), REQUESTS),
+    _through_gateway("gateway-events", functools.partial(_lockstep, "token"), EVENTS),
+    _through_gateway("gateway-coalesced", functools.partial(_lockstep, "coalesced"), EVENTS),
     Scenario(name="bulk", job=functools.partial(_pour, "bulk", 1024), figures=THROUGHPUT),
     Scenario(name="line-32m", job=functools.partial(_pour, "line-32m", 8), figures=THROUGHPUT),
     Scenario(name="first-byte", job=functools.partial(_requests, 1), figures=TIMES),

@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import bench, compare, goals, page, pictures, progress, scenarios
+from benchmarks import bench, compare, core, goals, page, pictures, progress, proxy, scenarios
 from benchmarks.goals import Goal, at_least, at_most, judge
 from benchmarks.peers import PEERS
 from benchmarks.processes import ROOT
@@ -288,6 +288,16 @@ def test_tls_is_measured_by_ours_without() -> None:
     assert (both.measure, both.verdict) == ("sseflow, events", "aim missed")
 
 
+def test_a_gateway_is_measured_by_the_plain_proxy_of_the_same_run() -> None:
+    """The plain one is a subject of the same benchmark, so what a run was disturbed by hits both."""
+    figures = {("gateway-events", EVENTS, "us", "sseflow"): [11.0, 24.0, 11.4]}
+    figures["gateway-events", EVENTS, "us", "plain"] = [10.0, 20.0, 10.0]
+    (ruling,) = ruled(made(figures), "gateway-events")
+    assert (ruling.measure, ruling.verdict) == ("sseflow, no gateway", "must met")
+    assert ruling.value is not None
+    assert ruling.value[1] == pytest.approx(1.14)
+
+
 def test_equal_is_what_cannot_be_told_apart() -> None:
     """A ratio whose quartiles reach 1 is no difference; one whose do not is one."""
     key = ("latency", "p50, added", "us")
@@ -307,7 +317,7 @@ def test_what_has_no_figures_says_so() -> None:
     assert {ruling.goal for ruling in judge(results)} == set(goals.GOALS)
     assert all(len(ruling.row()) == len(goals.HEADINGS) for ruling in judge(results))
     assert (
-        goals.summary(judge(Results())) == "must: 0 of 11 met, 11 without figures; aim: 0 of 12 met, 12 without figures"
+        goals.summary(judge(Results())) == "must: 0 of 17 met, 17 without figures; aim: 0 of 12 met, 12 without figures"
     )
 
 
@@ -347,12 +357,14 @@ def test_every_goal_is_measured() -> None:
     """Its benchmark has its figure, and its peers are there; so no row is without figures for a name alone."""
     known = {(scenario.name, figure.metric) for scenario in MEASURED for figure in scenario.figures}
     known |= {(name, f"{metric}, added") for name, metric in known}
+    known |= {("dialects", f"{metric}{more}") for metric in core.WATCH.values() for more in ("", f", {core.USAGE}")}
     lines = scenarios.by_line(bench.Setup(smoke=False))
     known |= {(s.name, f"{figure.metric}, {s.at}") for s in lines for figure in s.figures}
     for goal in goals.GOALS:
         bounds = [bound for bound in (goal.must, goal.aim) if bound]
         assert {(goal.benchmark, goal.metric), *([goal.instead] if goal.instead else [])} <= known
-        assert {bound.measure.peer for bound in bounds} <= {*PEERS, None}
+        peers = {proxy.PLAIN.name} if goal.benchmark.startswith("gateway-") else PEERS.keys()
+        assert {bound.measure.peer for bound in bounds} <= {*peers, None}
         assert {bound.measure.of for bound in bounds} <= {"events", None}
 
 
@@ -386,7 +398,7 @@ def test_goals_are_printed_beside_peers_only(tmp_path: Path, capsys: pytest.Capt
     assert program.main(["--show", str(write(tmp_path / "beside.json", events(sseflow=[9.0], go=[10.0])))]) == 0
     shown = capsys.readouterr().out
     assert "aim met" in shown
-    assert "must: 0 of 11 met, 11 without figures; aim: 1 of 12 met, 11 without figures" in shown
+    assert "must: 0 of 17 met, 17 without figures; aim: 1 of 12 met, 11 without figures" in shown
 
 
 # Pictures.
@@ -530,7 +542,7 @@ def test_a_page_is_filled(tmp_path: Path) -> None:
         "a system, trio 0.35.0. Load generator: a generator.",
         "**Wrong:** latency: a byte was lost",
         "| Go with filter | 18.0 | 0.50 (0.47..0.53) | at most 0.8 x |  | must met |",
-        "must: 1 of 11 met, 10 without figures",
+        "must: 1 of 17 met, 16 without figures",
         "### proxy\n\n|",
         "| events | CPU per event | us | 9.00 (8.50..9.50) |",
         "- go not installed: apt-get install golang",

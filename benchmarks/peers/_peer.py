@@ -21,6 +21,9 @@ class Wiring:
     streams: int = 1
     """How many there will be at a time, so that its limits can be made wide enough."""
 
+    gateway: bool = False
+    """It is to be a gateway: with providers that stand in for one another, and keys of its own."""
+
     workers: int | None = None
     """Processes that do its work, on any core; None: as it comes, on a core of its own."""
 
