@@ -85,4 +85,4 @@ def test_every_verdict_is_listed() -> None:
 def test_every_stage_is_listed() -> None:
     """The table of stages has each there is, and no other."""
     rows = re.findall(r"^\| `(\w+)[^`]*` \|", _reference("stages.md").partition("\n## ")[0], re.M)
-    assert sorted(rows) == sorted(stages.__all__)
+    assert sorted(rows) == sorted(name for name in stages.__all__ if isinstance(getattr(stages, name), type))
