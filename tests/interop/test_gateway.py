@@ -121,6 +121,7 @@ class Gateway:
         tokens = f'{stanza}\n{narrow}routes = ["/openai"]\n'
         (folder / "tokens.toml").write_text(tokens)
         self.child: Child
+        self._told_to_end = False
 
     @property
     def config(self) -> Path:
@@ -189,10 +190,18 @@ class Gateway:
 
     async def operate(self, method: str, path: str) -> tuple[int, Any]:
         """Ask as an operator."""
-        peer = await self.child.connect(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), path=self.admin)
+        peer = await self.child.connect(
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), path=self.admin
+        )
         answer = await peer.answer(method.encode())
         peer.close()
         return answer.status, json.loads(answer.body)
+
+    def end(self) -> None:
+        """Tell it to end, once: a second signal is for what does not."""
+        if not self._told_to_end:
+            self._told_to_end = True
+            self.child.process.send_signal(signal.SIGTERM)
 
     def keys_used(self, name: str) -> list[str | None]:
         """With which keys a provider was asked."""
@@ -218,7 +227,7 @@ async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         gateway.child = await stack.enter_async_context(program("--config", str(gateway.config), listen=()))
         gateway.child.port = int((await gateway.child.line("listening"))["address"].rpartition(":")[2])
         yield gateway
-        gateway.child.process.send_signal(signal.SIGTERM)
+        gateway.end()
         assert await gateway.child.status() == 0
         assert "sk-" not in gateway.child.text.decode()
 
@@ -448,7 +457,7 @@ async def test_told_to_end_it_lets_a_stream_end(gateway: Gateway) -> None:
 
     async def end(text: str) -> None:
         if text == HELD:
-            gateway.child.process.send_signal(signal.SIGTERM)
+            gateway.end()
             await gateway.child.line("draining")
             provider.release("a while")
 

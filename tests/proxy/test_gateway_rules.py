@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
+from sseflow.http import Origin
 from sseflow.proxy._auth import Tokens, make_token
-from sseflow.resilience import BreakerOptions
+from sseflow.proxy._settings import Route, Upstream
+from sseflow.resilience import BreakerOptions, Secret
 from sseflow.testing import (
     SCRIPTS,
     Answer,
@@ -25,7 +26,6 @@ from sseflow.testing import (
     ProviderKind,
     Reset,
     Script,
-    Stall,
     Status,
     Truncated,
     open_upstream,
@@ -83,6 +83,18 @@ async def get(gateway: Gateway, path: str) -> Received:
     return await peer.answer()
 
 
+def plain_upstream(url: str) -> Upstream:
+    """How a gateway reaches a server that plays a script, with a key."""
+    key = Secret("sk-a")
+    return Upstream(name="p", origin=Origin.parse(f"{url}/v1"), keys=(key,), pass_credentials=False, tell_who=False)
+
+
+def guarded(provider: FakeProvider, *, half_open: int = 1) -> Route:
+    """A route whose upstream is left alone for 30 s once it has failed."""
+    options = BreakerOptions(failures=1, open_for=30, half_open=half_open)
+    return route_to(upstream_for(provider, name="p", type="openai"), breaker=options)
+
+
 # Keys.
 
 
@@ -101,7 +113,7 @@ async def test_what_is_wrong_with_a_server_is_not_held_against_a_key(second: Fak
 
 async def test_each_attempt_gets_the_body_byte_for_byte(second: FakeProvider) -> None:
     """As the client wrote it, spaces and all, however many keys and upstreams are tried."""
-    body = b'{ "model" :"m",\t"stream":true , "messages":[{"role":"user","content":"\\u00e9\xc3\xa9 \\/"}],"n":1.0 }\r\n'
+    body = b'{ "model" :"m",\t"stream":true , "messages":[{"role":"user","content":"\\u00e9\xc3\xa9 \\/"}]}\r\n'
     async with FakeProvider.serve("openai", keys=["sk-a", "sk-b"]) as first:
         first.limit("sk-a", retry_after=30)
         first.next(Status(503))
@@ -131,11 +143,13 @@ async def test_a_key_is_out_for_as_long_as_its_upstream_says(
     fields: Mapping[str, str], cool_down: float, told: bytes, jumping_clock: trio.testing.MockClock
 ) -> None:
     """In whatever form it is said; whom no key is left for is told what remains, in whole seconds."""
-    async with FakeProvider.serve("openai", default=Status(429, fields=fields)) as provider:
-        async with running(route_to(upstream_for(provider, name="p", keys=("sk-a", "sk-b")))) as gateway:
-            answer = await gateway.ask(f"/openai{CHAT}")
-            outs = [await gateway.line("key out") for _ in range(2)]
-            again = await gateway.ask(f"/openai{CHAT}")
+    async with (
+        FakeProvider.serve("openai", default=Status(429, fields=fields)) as provider,
+        running(route_to(upstream_for(provider, name="p", keys=("sk-a", "sk-b")))) as gateway,
+    ):
+        answer = await gateway.ask(f"/openai{CHAT}")
+        outs = [await gateway.line("key out") for _ in range(2)]
+        again = await gateway.ask(f"/openai{CHAT}")
     assert [out["cooldown"] for out in outs] == [cool_down] * 2
     assert [(one.status, one.get(b"retry-after")) for one in (answer, again)] == [(429, told)] * 2
     assert len(provider.requests) == 2
@@ -169,21 +183,28 @@ async def test_whether_to_try_again_is_passed_on_as_the_upstream_says_it(first: 
 
 
 async def test_who_brings_a_key_meets_the_limits_of_that_key(first: FakeProvider) -> None:
-    """The first of what it brings, where the provider looks for it; ours are neither used nor marked."""
+    """Ours are neither used nor marked, and its requests go to no other key."""
     first.limit("sk-own", retry_after=30)
     upstream = upstream_for(first, name="p", keys=("sk-a", "sk-b"), pass_credentials=True)
     async with running(route_to(upstream)) as gateway:
         answer = await gateway.ask(f"/openai{CHAT}", headers={"Authorization": "Bearer sk-own"})
         assert (answer.status, answer.get(b"retry-after")) == (429, b"30")
         assert not gateway.log.unread("key out")
-        both = {"Authorization": "Bearer sk-other", "X-Api-Key": "sk-best"}
-        await gateway.ask(f"/openai{CHAT}", headers=both)
         await gateway.ask(f"/openai{CHAT}")
     assert [dict(request.credentials) for request in first.requests] == [
         {"authorization": "Bearer sk-own"},
-        {"x-api-key": "sk-best"},
         {"authorization": "Bearer sk-a"},
     ]
+
+
+async def test_who_brings_two_keys_is_taken_at_the_better_one(first: FakeProvider) -> None:
+    """One credential reaches an upstream that we have keys for, never two."""
+    upstream = upstream_for(first, name="p", keys=("sk-a",), pass_credentials=True)
+    async with running(route_to(upstream)) as gateway:
+        both = {"Authorization": "Bearer sk-other", "X-Api-Key": "sk-best"}
+        await gateway.ask(f"/openai{CHAT}", headers=both)
+    [request] = first.requests
+    assert dict(request.credentials) == {"x-api-key": "sk-best"}
 
 
 # What can no longer be a status.
@@ -194,13 +215,15 @@ async def test_behind_our_own_head_it_is_an_event_that_says_that_no_key_is_left(
     kind: ProviderKind, path: str, jumping_clock: trio.testing.MockClock
 ) -> None:
     """In the dialect of the stream, and then the abort: never a body of JSON, and no end."""
-    async with FakeProvider.serve(kind, default=Late(Status(429, retry_after=30))) as provider:
-        async with running(route_to(upstream_for(provider, name="p", keys=("sk-a", "sk-b")), path="/x")) as gateway:
-            client = await gateway.send(f"/x{path}", headers=VERSION)
-            head = await client.until(b"\r\n\r\n")
-            provider.release("late")
-            rest = await client.rest()
-            line = await gateway.line()
+    async with (
+        FakeProvider.serve(kind, default=Late(Status(429, retry_after=30))) as provider,
+        running(route_to(upstream_for(provider, name="p", keys=("sk-a", "sk-b")), path="/x")) as gateway,
+    ):
+        client = await gateway.send(f"/x{path}", headers=VERSION)
+        head = await client.until(b"\r\n\r\n")
+        provider.release("late")
+        rest = await client.rest()
+        line = await gateway.line()
     assert b" 200 OK\r\n" in head
     assert b"text/event-stream" in head
     data = [json.loads(part.removeprefix(b"data: ")) for part in rest.splitlines() if part.startswith(b"data: ")]
@@ -220,12 +243,14 @@ async def test_behind_our_own_head_a_refusal_is_an_event_with_the_upstreams_word
 ) -> None:
     """Its message, its type and its code; and the abort."""
     late = Late(Status(400, message="the context is too long", code="context_length_exceeded"))
-    async with FakeProvider.serve(kind, default=late) as provider:
-        async with running(route_to(upstream_for(provider, name="p", keys=("sk-a", "sk-b")), path="/x")) as gateway:
-            client = await gateway.send(f"/x{path}", headers=VERSION)
-            await client.until(b"\r\n\r\n")
-            provider.release("late")
-            rest = await client.rest()
+    async with (
+        FakeProvider.serve(kind, default=late) as provider,
+        running(route_to(upstream_for(provider, name="p", keys=("sk-a", "sk-b")), path="/x")) as gateway,
+    ):
+        client = await gateway.send(f"/x{path}", headers=VERSION)
+        await client.until(b"\r\n\r\n")
+        provider.release("late")
+        rest = await client.rest()
     assert b"the context is too long" in rest
     assert b"invalid_request_error" in rest or b"context_length_exceeded" in rest
     assert not rest.endswith(b"0\r\n\r\n")
@@ -235,12 +260,14 @@ async def test_behind_our_own_head_another_upstream_can_still_answer(
     second: FakeProvider, jumping_clock: trio.testing.MockClock
 ) -> None:
     """Nothing of the first one was delivered; the client sees one stream, and its one end."""
-    async with FakeProvider.serve("openai", default=Late(Status(503))) as first:
-        async with running(route_to(upstream_for(first, name="a"), upstream_for(second, name="b"))) as gateway:
-            client = await gateway.send(f"/openai{CHAT}")
-            await client.until(b"\r\n\r\n")
-            first.release("late")
-            rest = await client.until(b"0\r\n\r\n")
+    async with (
+        FakeProvider.serve("openai", default=Late(Status(503))) as first,
+        running(route_to(upstream_for(first, name="a"), upstream_for(second, name="b"))) as gateway,
+    ):
+        client = await gateway.send(f"/openai{CHAT}")
+        await client.until(b"\r\n\r\n")
+        first.release("late")
+        rest = await client.until(b"0\r\n\r\n")
     assert rest.count(b"[DONE]") == 1
     assert b"error" not in rest
 
@@ -250,7 +277,6 @@ async def test_behind_our_own_head_another_upstream_can_still_answer(
 NO_STREAMS = {
     "an error with 200": SCRIPTS["json-error-with-200"],
     "a page with 200": SCRIPTS["html-with-200"],
-    "broken JSON": 'head\ndata data: {"choices": [\\n\\n\nend\n',
     "broken JSON that is cut": 'head\ndata data: {"choices": [\nend\n',
     "no event stream at all": "head\ndata <html>Bad gateway</html>\nend\n",
     "an end, and nothing else": SCRIPTS["only-done"],
@@ -272,12 +298,20 @@ async def test_what_is_no_stream_is_none(first: FakeProvider, second: FakeProvid
     assert b"<html>" not in alone.body
 
 
+async def test_an_event_that_is_broken_is_the_clients_to_complain_of(first: FakeProvider, second: FakeProvider) -> None:
+    """Behind content it is passed on as it came; alone it is no content, and a stream without end."""
+    broken = b'data: {"choices": [\n\n'
+    first.next(Played(Script.parse('head\ndata data: {"choices": [\\n\\n\nend\n')))
+    first.next(Played(Script.parse('head\ntoken Hello\ndata data: {"choices": [\\n\\n\nstop\ndone\nend\n')))
+    async with running(route_to(upstream_for(first, name="a"), upstream_for(second, name="b"))) as gateway:
+        alone = await gateway.ask(f"/openai{CHAT}")
+        behind = await gateway.ask(f"/openai{CHAT}")
+    assert read_chat(alone.body).text == GOOD.text
+    assert broken in behind.body
+    assert (behind.complete, behind.body.endswith(b"data: [DONE]\n\n")) == (True, True)
+
+
 # The breaker.
-
-
-def guarded(provider: FakeProvider, *, half_open: int = 1) -> Any:
-    options = BreakerOptions(failures=1, open_for=30, half_open=half_open)
-    return route_to(upstream_for(provider, name="p"), breaker=options)
 
 
 async def test_an_upstream_that_is_well_again_is_called_again(
@@ -376,7 +410,7 @@ async def test_by_weight_each_upstream_is_the_first_one_at_times(first: FakeProv
 async def test_each_provider_is_asked_for_its_own_name_of_a_model(first: FakeProvider, second: FakeProvider) -> None:
     """Nothing but the name is changed in what the client wrote, and each time in what the client wrote."""
     first.next(Status(503))
-    text = b'{"stream": true , "model" : "%s","messages":[ {"role":"user","content":"a \\"model\\": \\u00e9"} ],"n":1.0}'
+    text = b'{"stream": true , "model" : "%s","messages":[ {"role":"user","content":"a \\"model\\": \\u00e9"} ]}'
     upstreams = (
         upstream_for(first, name="a", type="openai", models={"m": "m-1"}),
         upstream_for(second, name="b", type="openrouter", models={"m": "vendor/m", "m-1": "never"}),
@@ -438,7 +472,7 @@ async def test_who_may_not_come_in_is_told_so_in_the_form_of_the_dialect(
     bodies = [json.loads(answer.body) for answer in answers]
     types = ["authentication_error", "authentication_error", "permission_error", "invalid_request_error"]
     assert [body["error"]["type"] for body in bodies] == types
-    assert {body.get("type") for body in bodies} == {"error" if kind == "anthropic" else None}
+    assert {body.get("type") for body in bodies} == {None if path == CHAT else "error"}
 
 
 async def test_cookies_are_between_the_gateway_and_each_side(first: FakeProvider) -> None:
@@ -485,37 +519,25 @@ async def test_what_an_upstream_may_not_be_connected_to_is_502(first: FakeProvid
 
 async def test_a_redirect_is_passed_on_and_not_followed(second: FakeProvider) -> None:
     """No key goes where an upstream sends us."""
-    async with open_upstream(SCRIPTS["status-302"].replace("http://elsewhere.example/", second.url)) as upstream:
-        settings = attrs.evolve(upstream_for(second, name="p", keys=("sk-a",)), origin=_origin(upstream.url))
-        async with running(route_to(settings)) as gateway:
-            answer = await gateway.ask(f"/openai{CHAT}")
+    async with (
+        open_upstream(SCRIPTS["status-302"].replace("http://elsewhere.example/", second.url)) as upstream,
+        running(route_to(plain_upstream(upstream.url))) as gateway,
+    ):
+        answer = await gateway.ask(f"/openai{CHAT}")
     assert (answer.status, answer.get(b"location")) == (302, second.url.encode())
     assert not second.connections
-
-
-def _origin(url: str) -> Any:
-    from sseflow.http import Origin
-
-    return Origin.parse(url)
 
 
 async def test_other_paths_of_a_provider_pass_through() -> None:
     """With their query, and with a key of ours; what comes back is not touched."""
     body = '{"object":"list", "data":[ ]}\n'
     script = f"head 200 length type=application/json 'X-Ours: 1'\ndata {json.dumps(body)[1:-1]}\nend\n"
-    async with open_upstream(script.replace('\\"', '"')) as upstream:
-        settings = attrs.evolve(
-            upstream_for(FakeProviderStandIn(upstream.url), name="p", keys=("sk-a",))  # type: ignore[arg-type]
-        )
-        async with running(route_to(settings)) as gateway:
-            answer = await get(gateway, "/openai/v1/models?after=x%20y&key=mine&limit=2")
+    async with (
+        open_upstream(script.replace('\\"', '"')) as upstream,
+        running(route_to(plain_upstream(upstream.url))) as gateway,
+    ):
+        answer = await get(gateway, "/openai/v1/models?after=x%20y&key=mine&limit=2")
     [request] = upstream.requests
     assert (request.method, request.target) == ("GET", "/v1/models?after=x%20y&limit=2")
     assert dict(request.credentials) == {"authorization": "Bearer sk-a"}
     assert (answer.status, answer.body, answer.get(b"x-ours")) == (200, body.encode(), b"1")
-
-
-@attrs.frozen
-class FakeProviderStandIn:
-    url: str
-    kind: str = "openai"
