@@ -25,6 +25,7 @@ async def refusal_of(call: Call) -> UpstreamError:
     body = b""
     with contextlib.suppress(UpstreamError, TooLong), trio.move_on_after(ERROR_TIMEOUT):  # what has come will do
         view = View(call.head, DEFAULT_MAX_RATIO, DEFAULT_MAX_DECODED)
+        body = view(call.peeked)  # it may not be the first who looks
         while len(body) <= MAX_ERROR_BODY and (data := await call.peek()):
             body += view(data)
     status = call.head.status
