@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
 import pytest
+import trustme
 
 from sseflow import stages
+from sseflow.proxy._auth import Tokens
+from sseflow.proxy._build import build
 from sseflow.proxy._cli import parser
+from sseflow.proxy._config import load
 from sseflow.proxy._verdict import Verdict
 
 from . import test_readme
@@ -17,6 +22,15 @@ from .test_readme import README, ROOT, Example, examples
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 EXAMPLES = [(page, example) for page in PAGES for example in examples(page.read_text(encoding="utf-8"))]
+
+_TOML = re.compile(r"^```toml\n(.*?)^```$", re.M | re.S)
+CONFIGURATIONS = [
+    (page, text.count("\n", 0, block.start()) + 1, block[1])
+    for page in [README, *PAGES]
+    for text in [page.read_text(encoding="utf-8")]
+    for block in _TOML.finditer(text)
+]
+A_PROVIDER = '[providers.some]\ntype = "openai-compat"\nbase_url = "http://127.0.0.1:8000"\n'
 
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 
@@ -50,6 +64,44 @@ def test_links_lead_somewhere(page: Path) -> None:
     """Each link to a file of this repository leads to one."""
     missing = [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [(page, text) for page, _, text in CONFIGURATIONS],
+    ids=[f"{_name(page)}-line-{line}" for page, line, _ in CONFIGURATIONS],
+)
+def test_a_configuration_that_is_shown_is_right(page: Path, text: str, tmp_path: Path) -> None:
+    """Each block of TOML can be read as it stands: a file of tokens, or a configuration, or a part of one."""
+    tokens = tmp_path / "tokens.toml"
+    if "[[tokens]]" in text:
+        tokens.write_text(text, encoding="utf-8")
+        assert len(Tokens.load(tokens))
+        return
+    text = text.replace("/var/lib/sseflow/history", str(tmp_path))
+    file = tmp_path / "sseflow.toml"
+    file.write_text(text if "[providers." in text else f"{text}\n{A_PROVIDER}", encoding="utf-8")
+    tokens.write_text(f'[[tokens]]\nname = "a"\nsha256 = "{"0" * 64}"\n', encoding="utf-8")
+    for name in re.findall('"file:([^"]+)"', text):
+        (tmp_path / name).write_text(f"key-in-{name}", encoding="utf-8")
+    for name, pem in _certificate().items():
+        (tmp_path / name).write_bytes(pem)
+    build(load(file, _Environment()))
+
+
+class _Environment(dict[str, str]):
+    """One in which every variable is set, each to something else."""
+
+    def get(self, name: str, default: object = None) -> str:  # type: ignore[override]
+        return f"key-of-{name}"
+
+
+@functools.cache
+def _certificate() -> dict[str, bytes]:
+    """A certificate and its key, under the names that the pages have for them."""
+    certificate = trustme.CA().issue_cert("localhost")
+    chain = b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
+    return {"gateway.pem": chain, "gateway.key": certificate.private_key_pem.bytes()}
 
 
 def test_every_page_can_be_found() -> None:
