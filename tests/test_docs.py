@@ -92,7 +92,7 @@ def test_a_configuration_that_is_shown_is_right(page: Path, text: str, tmp_path:
 class _Environment(dict[str, str]):
     """One in which every variable is set, each to something else."""
 
-    def get(self, name: str, default: object = None) -> str:  # type: ignore[override]
+    def get(self, name: str, default: object = None) -> str:
         return f"key-of-{name}"
 
 
