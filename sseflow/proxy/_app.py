@@ -172,7 +172,7 @@ class App:
     def interrupt(self, id: str, why: str) -> list[Exchange]:
         """End the streams with that id, and return them. It is the client that gives an id, so there may be several.
 
-        Returns at once; `Exchange.wait_concluded` waits for the end.
+        Returns at once; `Exchange.kept` is set behind the end.
         """
         found = [exchange for exchange in self._exchanges if exchange.id == id]
         for exchange in found:

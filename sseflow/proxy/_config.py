@@ -530,8 +530,8 @@ class _Reading:
             self._readable(config.auth.tokens_file, ("auth", "tokens_file"))
         if config.history is not None and not _is_missing(config.history.path):
             folder = config.history.path.parent
-            if not folder.is_dir():
-                self._add(("history", "path"), f"there is no folder {folder}", "one that is there")
+            if not (folder.is_dir() or folder.parent.is_dir()):
+                self._add(("history", "path"), f"there is no folder {folder.parent}", "one that is there")
         if config.admin is None:
             return config
         admin = config.admin

@@ -384,6 +384,7 @@ class Exchange:
             counts.key_transitions[provider, judgement.reason.value] += 1
             self._app.log.info(
                 "key out",
+                id=self.id,
                 provider=provider,
                 api_key_hint=hint,
                 reason=judgement.reason.value,

@@ -268,7 +268,11 @@ class RetryTable:
     base: float = option(
         1.0, DURATION, "Most that is waited before the first retry, twice that before the second, and so on."
     )
-    cap: float = option(60.0, DURATION, "Longer is never waited, also where the upstream asks for it.")
+    cap: float = option(
+        10.0,
+        DURATION,
+        "Longer is never waited, also where the upstream asks for it: then the client is told, and can wait itself.",
+    )
     deadline: float = option(120.0, DURATION, "No call begins later than that after the first.")
     budget: float = option(
         0.1, SHARE, "Retries for each request of the route, so that they are never a storm; a few are always allowed."

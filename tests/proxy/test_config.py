@@ -224,7 +224,7 @@ def test_hedging_is_off_or_after_a_while(path: Path, written: str, hedge: float 
         (LOCAL + "[auth]\n", "auth.tokens_file", "is missing"),
         (LOCAL + "[auth]\ntokens_file = 'nope'\n", "auth.tokens_file", "No such file"),
         (LOCAL + "[history]\n", "history.path", "is missing"),
-        (LOCAL + "[history]\npath = 'nope/history.db'\n", "history.path", "no folder"),
+        (LOCAL + "[history]\npath = 'nope/neither/history.db'\n", "history.path", "no folder"),
         (LOCAL + "[history]\npath = 'x'\nredact = ['(']\n", "history.redact[0]", "regular expression"),
         (LOCAL + "[history]\npath = 'x'\nredact = ['[[a]']\n", "history.redact[0]", "regular expression"),
         (LOCAL + "[logging]\nformat = 'jsn'\n", "logging.format", "did you mean json?"),
