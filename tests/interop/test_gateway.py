@@ -221,7 +221,7 @@ async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
             key_file.write_text(f"{keys[1]}\n")
             key_file.chmod(0o600)
             answer = Answer(text=f"{TEXT} Says {name}.")
-            provider = FakeProvider.serve(name, keys=keys, default=answer)  # type: ignore[arg-type]
+            provider = FakeProvider.serve(name, keys=keys, default=answer)
             gateway.providers[name] = await stack.enter_async_context(provider)
         gateway.write()
         gateway.child = await stack.enter_async_context(program("--config", str(gateway.config), listen=()))
