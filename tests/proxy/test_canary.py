@@ -170,7 +170,9 @@ async def test_a_key_of_ours_is_in_nothing_that_is_said(name: str, capfd: pytest
                     shown.append(answer.raw.decode("latin-1"))
                     if answer.get(b"content-encoding") == b"gzip":
                         shown.append(gzip.decompress(answer.body).decode())
-            pages = [await gateway.operate("GET", "/-/streams"), await gateway.operate("DELETE", "/-/streams/none")]
+            asked = [("GET", page) for page in ("/-/streams", "/-/upstreams", "/-/metrics")]
+            pages = [await gateway.operate(*one) for one in (*asked, ("DELETE", "/-/streams/none"))]
+            assert [page.status for page in pages] == [200, 200, 200, 404]
             shown += [page.raw.decode("latin-1") for page in pages]
             routing = gateway.app.routing
             shown += map(repr, (gateway.app.settings, *routes, *upstreams, routing, *routing.paths))
