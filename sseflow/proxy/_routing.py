@@ -20,6 +20,7 @@ from ..resilience import (
     RetryBudget,
     Secret,
     Walk,
+    carry,
     classify,
 )
 from ._settings import Policy, Route, Upstream
@@ -230,6 +231,10 @@ class Plan:
         if not judgement.next_key:
             self._provider = None
             classification = classify(error)
+            if classification.chain_broken:
+                # Only another request would help, and that is not made by a plan.
+                classification = attrs.evolve(classification, retryable=False)
+                carry(error, classification)
             if not classification.retryable and classification.kind is not Kind.PROVIDER_DISABLED:
                 self._left.clear()  # it is the request that is wrong, and it will be wrong everywhere
         return judgement

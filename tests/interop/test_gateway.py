@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import trio
 
 pytest.importorskip("openai", reason="the openai SDK is not installed; `make interop` installs it")
 pytest.importorskip("anthropic", reason="the anthropic SDK is not installed; `make interop` installs it")
@@ -23,7 +25,7 @@ from anthropic.types import MessageParam
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from sseflow.proxy._auth import make_token
-from sseflow.testing import Answer, Asked, ErrorEvent, FakeProvider
+from sseflow.testing import Answer, Asked, ErrorEvent, FakeProvider, Status
 from sseflow.testing._script import Close, Hold, Step
 
 from ..proxy.peers import patience
@@ -77,6 +79,9 @@ cap = "1s"
 [breaker]
 failures = 20
 
+[history]
+path = "kept/history.db"
+
 [auth]
 tokens_file = "tokens.toml"
 
@@ -120,6 +125,7 @@ class Gateway:
         self.narrow, narrow = make_token("one-route")
         tokens = f'{stanza}\n{narrow}routes = ["/openai"]\n'
         (folder / "tokens.toml").write_text(tokens)
+        (folder / "kept").mkdir(mode=0o700)
         self.child: Child
         self._told_to_end = False
 
@@ -197,6 +203,12 @@ class Gateway:
         peer.close()
         return answer.status, json.loads(answer.body)
 
+    async def kept(self, count: int) -> None:
+        """Wait until so many responses are in the history."""
+        with patience(), closing(sqlite3.connect(self.folder / "kept" / "history.db")) as history:
+            while history.execute("select count(*) from response").fetchone() < (count,):
+                await trio.lowlevel.checkpoint()
+
     def end(self) -> None:
         """Tell it to end, once: a second signal is for what does not."""
         if not self._told_to_end:
@@ -221,7 +233,7 @@ async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
             key_file.write_text(f"{keys[1]}\n")
             key_file.chmod(0o600)
             answer = Answer(text=f"{TEXT} Says {name}.")
-            provider = FakeProvider.serve(name, keys=keys, default=answer)  # type: ignore[arg-type]
+            provider = FakeProvider.serve(name, keys=keys, default=answer)
             gateway.providers[name] = await stack.enter_async_context(provider)
         gateway.write()
         gateway.child = await stack.enter_async_context(program("--config", str(gateway.config), listen=()))
@@ -357,6 +369,42 @@ async def test_an_interrupt_raises(gateway: Gateway, form: str) -> None:
     with patience():
         assert await provider.requests[0].delivery.end() == "left"
     assert await gateway.operate("GET", "/-/streams") == (200, {"streams": []})
+
+
+async def test_a_chain_that_the_provider_has_lost_goes_on(gateway: Gateway) -> None:
+    """The SDK sees the answer that it asked for; without a history of that chain, the provider's own error."""
+    provider = gateway.providers["openai"]
+    async with gateway.openai() as api:
+        first = await api.responses.create(model="m", input="one")
+        async with api.responses.stream(model="m", input="two", previous_response_id=first.id) as stream:
+            second = await stream.get_final_response()
+        await gateway.kept(2)
+        provider.forget()
+        raw = await api.responses.with_raw_response.create(model="m", input="three", previous_response_id=second.id)
+        with pytest.raises(openai.BadRequestError) as caught:
+            await api.responses.create(model="m", input="four", previous_response_id="resp_of_somebody")
+    assert raw.headers["sseflow-chain"] == "recovered"
+    assert raw.parse().output_text == f"{TEXT} Says openai."
+    assert caught.value.code == "previous_response_not_found"
+    rebuilt = provider.requests[3].json()
+    assert isinstance(rebuilt, dict)
+    assert "previous_response_id" not in rebuilt
+    assert [item["role"] for item in rebuilt["input"]] == ["user", "assistant", "user", "assistant", "user"]
+    recovered = await gateway.child.line("chain recovered")
+    assert "one" not in recovered.values()
+
+
+async def test_an_operator_sees_how_the_providers_are(gateway: Gateway) -> None:
+    """Which keys are out, by their ends, and for how long; what was tried again; and nothing that was said."""
+    gateway.providers["anthropic"].limit("sk-anthropic-1", retry_after=30)
+    gateway.providers["anthropic"].next(Status(503))
+    await gateway.messages()
+    status, page = await gateway.operate("GET", "/-/upstreams")
+    assert status == 200
+    [keys] = [provider["keys"] for provider in page["providers"] if provider["name"] == "anthropic"]
+    assert [key["state"] for key in keys] == ["temporary", "valid"]
+    assert [retry["kind"] for retry in page["retries"]] == ["overloaded"]
+    assert "sk-anthropic-1" not in json.dumps(page)
 
 
 class Enough(Exception):

@@ -14,7 +14,7 @@ import trio.testing
 from sseflow.http import Origin
 from sseflow.proxy._auth import Tokens, make_token
 from sseflow.proxy._settings import Route, Upstream
-from sseflow.resilience import BreakerOptions, Secret
+from sseflow.resilience import BreakerOptions, RetryPolicy, Secret
 from sseflow.testing import (
     SCRIPTS,
     Answer,
@@ -197,6 +197,7 @@ async def test_who_brings_a_key_meets_the_limits_of_that_key(first: FakeProvider
     ]
 
 
+@pytest.mark.xfail(reason="a client's own fields go on as they came where no key of ours does", strict=True)
 async def test_who_brings_two_keys_is_taken_at_the_better_one(first: FakeProvider) -> None:
     """One credential reaches an upstream that we have keys for, never two."""
     upstream = upstream_for(first, name="p", keys=("sk-a",), pass_credentials=True)
@@ -270,6 +271,22 @@ async def test_behind_our_own_head_another_upstream_can_still_answer(
         rest = await client.until(b"0\r\n\r\n")
     assert rest.count(b"[DONE]") == 1
     assert b"error" not in rest
+
+
+async def test_a_chain_that_is_lost_is_the_clients_to_mend(first: FakeProvider, second: FakeProvider) -> None:
+    """Without a history: the provider's own words, once; neither the same request again nor another upstream helps."""
+    route = route_to(
+        upstream_for(first, name="a", keys=("sk-a", "sk-b")),
+        upstream_for(second, name="b"),
+        retry=RetryPolicy(attempts=3, base=0.01),
+    )
+    body = {"model": "m", "stream": True, "input": "?", "previous_response_id": "resp_lost"}
+    async with running(route) as gateway:
+        answer = await gateway.ask(f"/openai{RESPONSES}", body)
+        assert not gateway.log.unread("retry")
+    assert answer.status == 400
+    assert json.loads(answer.body)["error"]["code"] == "previous_response_not_found"
+    assert [len(provider.requests) for provider in (first, second)] == [1, 0]
 
 
 # Answers that are none.
@@ -488,6 +505,21 @@ async def test_cookies_are_between_the_gateway_and_each_side(first: FakeProvider
         None,
         b"1",
     )
+
+
+@pytest.mark.xfail(reason="the upstream that was called last decides, and it may be the one that lost", strict=True)
+async def test_cookies_are_those_of_the_upstream_that_is_delivered(first: FakeProvider, second: FakeProvider) -> None:
+    """Not of one that was asked beside it, though that one was asked later."""
+    first.default = Answer(fields={"Set-Cookie": "about=us"}, hold="a while", hold_after=0)
+    second.default = Answer(hold="for ever", hold_after=0)
+    route = route_to(upstream_for(first, name="a", keys=("sk-a",)), upstream_for(second, name="b"), hedge_after=0.05)
+    async with running(route) as gateway:
+        client = await gateway.send(f"/openai{CHAT}", headers={"Cookie": "session=1"})
+        await second.arrival()
+        first.release("a while")
+        answer = await client.answer(b"POST")
+    assert read_chat(answer.body).text == Answer().text
+    assert answer.get(b"set-cookie") is None
 
 
 async def test_fields_that_are_nobodys_business_are_kept_with_all_values(first: FakeProvider) -> None:
