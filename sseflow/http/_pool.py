@@ -279,9 +279,15 @@ class Call:
 
         Raises as `receive_some` does; who asks that then is given what was kept, and then the same error.
         """
+        while (data := self.peek_nowait()) is None:
+            await self._wait_readable()
+        return data
+
+    def peek_nowait(self) -> bytes | None:
+        """Like `peek`, without waiting; None if nothing that is payload has come."""
         kept, self._peeked = self._peeked, []
         try:
-            data = await self.receive_some()
+            data = self.receive_nowait()
             if data:
                 kept.append(data)
         finally:
@@ -298,13 +304,16 @@ class Call:
         """
         while True:
             if not self.ready:
-                try:
-                    await self._wire.wait_readable()
-                except trio.ClosedResourceError as error:
-                    raise self._lost("in the middle of its answer", error) from error
+                await self._wait_readable()
             data = self.receive_nowait()
             if data is not None:
                 return data
+
+    async def _wait_readable(self) -> None:
+        try:
+            await self._wire.wait_readable()
+        except trio.ClosedResourceError as error:
+            raise self._lost("in the middle of its answer", error) from error
 
     def fileno(self) -> int:
         """The descriptor of the connection; see `PolledSource`."""
@@ -364,6 +373,12 @@ class Call:
             self._closed = True
             with contextlib.suppress(trio.BrokenResourceError):
                 await trio.aclose_forcefully(self._wire)
+
+    def close(self) -> None:
+        """Like `aclose`, at once, and without a goodbye."""
+        if not self.close_nowait():
+            self._closed = True
+            transport(self._wire).close()
 
     def close_nowait(self) -> bool:
         """Give the connection back to the pool if it is good; True also if it was closed before."""

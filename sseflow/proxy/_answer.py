@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 
 import attrs
@@ -232,6 +233,17 @@ class Answer:
         """Whether an error of an upstream stood in the stream, and was passed on."""
         return self.pipeline is not None and self.pipeline.watch.error is not None and self.pipeline.gate.is_open
 
+    @property
+    def failure(self) -> Exception | None:
+        """What the last call has failed with, if it was relayed; or the error that stood in its stream."""
+        if not self.calls:
+            return None
+        last = self.calls[-1]
+        if isinstance(last.outcome.ending, Failed):
+            return last.outcome.ending.error
+        said = None if last.pipeline is None else last.pipeline.watch.error
+        return None if said is None else said.refusal("the upstream's stream had an error in it")
+
     # Relaying.
 
     async def relay(self, call: Call, *, last: bool = True) -> Outcome:
@@ -258,7 +270,7 @@ class Answer:
         try:
             source = call if self.pipeline is None else _decoded(call, policy)
         except UpstreamError:
-            await _close(call)
+            call.close()
             raise
         incoming.verbatim = call if source is call else None
         incoming.allowed_trailers = policy.trailers
@@ -320,10 +332,10 @@ class Answer:
             try:
                 raise await refusal_of(call)
             finally:
-                await _close(call)
+                call.close()
         if self._incoming.request.method == b"HEAD" or not streams:
             if not last:
-                await call.aclose()
+                call.close()
                 raise UpstreamRefused("the upstream answered with no event stream", status=502)
             return Pipeline()
         self._held = None if last else HoldEnding(self._dialect)
@@ -444,17 +456,36 @@ class Answer:
 
     def start_warming(self, nursery: trio.Nursery, on_failure: Callable[[Exception], object]) -> None:
         """Begin the answer, or write a keep-alive, in a task of its own. Only while the answer `is_waiting`."""
-        self._warming = trio.Event()  # now, and not when the task first runs: whoever is about to write must see it
-        nursery.start_soon(self._warm, self._warming, on_failure)
+        self._start_writing(self._warm, nursery, on_failure)
 
-    async def _warm(self, done: trio.Event, on_failure: Callable[[Exception], object]) -> None:
+    async def _warm(self) -> None:
+        if self.state is State.UNCOMMITTED:
+            await self._commit()
+            self._quiet_since = trio.current_time()
+        else:
+            await self._write_keep_alive()
+
+    async def inform(
+        self, status: int, headers: Headers, nursery: trio.Nursery, on_failure: Callable[[Exception], object]
+    ) -> None:
+        """Send a response of the class 1xx, unless the answer has begun. Whoever asks for that may be cancelled."""
+        await self._settle()
+        if not self.committed:
+            write = functools.partial(self._incoming.send_informational, status, headers)
+            self._start_writing(write, nursery, on_failure)
+
+    def _start_writing(
+        self, write: Callable[[], Awaitable[None]], nursery: trio.Nursery, on_failure: Callable[[Exception], object]
+    ) -> None:
+        self._warming = trio.Event()  # now, and not when the task first runs: whoever is about to write must see it
+        nursery.start_soon(self._write_aside, write, self._warming, on_failure)
+
+    async def _write_aside(
+        self, write: Callable[[], Awaitable[None]], done: trio.Event, on_failure: Callable[[Exception], object]
+    ) -> None:
         try:
             with self._warming_scope:
-                if self.state is State.UNCOMMITTED:
-                    await self._commit()
-                    self._quiet_since = trio.current_time()
-                else:
-                    await self._write_keep_alive()
+                await write()
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeout) as error:
             self.write_error = self.write_error or error
             self._on_over()
@@ -472,19 +503,8 @@ class Answer:
             with trio.CancelScope(shield=True):
                 await self._warming.wait()
 
-    async def inform(self, status: int, headers: Headers) -> None:
-        """Send a response of the class 1xx, unless the answer has begun."""
-        await self._settle()
-        if not self.committed:
-            self._warming = done = trio.Event()  # nobody else may write now
-            try:
-                await self._incoming.send_informational(status, headers)
-            finally:
-                self._warming = None
-                done.set()
-
     async def _settle(self) -> None:
-        if self._warming is not None:
+        while self._warming is not None:
             await self._warming.wait()
 
     async def _write_keep_alive(self) -> None:
@@ -604,11 +624,6 @@ def _decoded(call: Call, policy: Policy) -> Source:
     if not codings:
         return call
     return Decoded(call, Decoder(codings, max_ratio=policy.max_ratio, max_decoded=policy.max_decoded))
-
-
-async def _close(call: Call) -> None:
-    with trio.CancelScope(shield=True):
-        await call.aclose()
 
 
 class _CallSink:

@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -26,13 +28,13 @@ from .. import (
 )
 from ..dialects import RequestBody
 from ..http import Call, Counted, Request
-from ..resilience import Judgement, Leg, Reason, RetryPolicy, Secret, classify, hedged, retrying
+from ..resilience import Judgement, Leg, Permit, Reason, Retry, RetryPolicy, Secret, classify, hedged, retrying
 from ._credentials import as_field, brings_key, passes
 from ._headers import upstream_request
 from ._models import check_model
 from ._probe import Probe
-from ._refusal import View, is_unlabelled, refusal_of
-from ._routing import Attempt, Path, Plan
+from ._refusal import View, is_unlabelled, refusal_of, seen_of
+from ._routing import Attempt, Path, Plan, Provider
 from ._settings import Policy, Upstream
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 
 
-@attrs.define
+@attrs.frozen
 class _Ask:
     """What upstreams are asked. Without a body the client's own is streamed to one of them, which can be done once."""
 
@@ -49,6 +51,15 @@ class _Ask:
     target: bytes
     rebuilt: bool = False
     """The body has the whole history of a chain that the provider has lost."""
+
+
+@attrs.frozen
+class _Reached:
+    """A call that has something to deliver, and what it came of."""
+
+    call: Call
+    attempt: Attempt
+    ask: _Ask
 
 
 class Caller:
@@ -62,7 +73,7 @@ class Caller:
         """The head of a request is with an upstream, which may have begun to generate."""
 
         self.attempt: Attempt | None = None
-        """What the last call came of."""
+        """The last one that was made; from the moment that a call is delivered, the one that it came of."""
 
         self.waiting_since = trio.current_time()
         """Since when an answer is waited for; how many were asked in the meantime does not matter."""
@@ -72,8 +83,10 @@ class Caller:
 
         self._exchange = exchange
         self._path = path
+        self._ask = _Ask(None, b"")
+        self._permits: list[Permit] = []
         self._on_called: trio.Event | None = None
-        self._refused: tuple[Call, Attempt] | None = None
+        self._refused: _Reached | None = None
 
     async def wait_called(self) -> Call:
         """Wait until the head of a request is with an upstream, so that its body may follow."""
@@ -83,116 +96,142 @@ class Caller:
         return self.calls[-1]
 
     def judge(self, error: Exception | None) -> None:
-        """Say how the last call went, for its breaker; None: well."""
-        permit = None if self.attempt is None else self.attempt.permit
-        if permit is not None:
-            permit.judge(error, trio.current_time())
+        """Say how the call that was delivered went, for its breaker; None: well. All permits are given back."""
+        if self.attempt is not None and self.attempt.permit is not None:
+            self.attempt.permit.judge(error, trio.current_time())
+        for permit in self._permits:
+            permit.close()
+        self._permits.clear()
+
+    def close(self) -> None:
+        """Close all calls. Returns at once."""
+        for call in self.calls:
+            call.close()
 
     async def call(self, body: bytes | None, target: bytes) -> Call:
         """Call one upstream after another until one answers with something to deliver; see `Exchange.call`."""
-        self.judge(None)
         self.waiting_since = trio.current_time()
-        path, settings = self._path, self._path.settings
-        ask = _Ask(body, target)
-        if not self._looks_ahead:
-            path.budget.request()
-            return await self._round(ask)
+        self._ask = _Ask(body, target)
         try:
-            return await retrying(
-                lambda _: self._round(ask),
-                settings.retry if body is not None else RetryPolicy(attempts=1),
-                budget=path.budget,
-                on_retry=self._exchange.note_retry,
-            )
+            reached = await self._reach()
         except (UpstreamError, StreamError):
             if self._refused is None:
                 raise
-            call, self.attempt = self._refused
-            return call  # what it says is passed on as it is
+            reached = self._refused  # what it says is passed on as it is
+        self.attempt = reached.attempt
+        self._exchange.note_delivery(
+            reached.ask.body,
+            cookies=self._passes_cookies(reached.attempt),
+            rebuilt=reached.ask.rebuilt and reached is not self._refused,
+        )
+        return reached.call
 
-    async def _round(self, ask: _Ask) -> Call:
+    async def _reach(self) -> _Reached:
+        path = self._path
+        if not self._looks_ahead:
+            path.budget.request()
+            return await self._round()
+        return await retrying(
+            lambda _: self._round(),
+            path.settings.retry if self._ask.body is not None else RetryPolicy(attempts=1),
+            budget=path.budget,
+            on_retry=self._note_retry,
+        )
+
+    def _note_retry(self, retry: Retry) -> None:
+        self._drop_refused()
+        self._exchange.note_retry(retry)
+
+    async def _round(self) -> _Reached:
         """Try all providers."""
-        settings = self._path.settings
-        await self._drop_refused()
-        if settings.hedge_after is None or ask.body is None:
-            call, self.attempt = await self._first(ask, None)
-            return call
-        after = self._path.latencies if settings.hedge_after == "p95" else settings.hedge_after
+        order, after = self._path.in_order(), self._path.settings.hedge_after
+        if after is None or self._ask.body is None:
+            return await self._first(order)
         won = await hedged(
-            lambda leg: self._first(ask, leg),
-            lambda leg: self._first(ask, leg),
-            after,
+            lambda leg: self._first(order, leg),
+            lambda leg: self._first(order[1:] + order[:1], leg),
+            self._path.latencies if after == "p95" else after,
             budget=self._path.budget,
             record=self._exchange.note_leg,
         )
-        call, self.attempt = won
-        return call
+        self._drop_refused()
+        return won
 
-    async def _first(self, ask: _Ask, leg: Leg[tuple[Call, Attempt]] | None) -> tuple[Call, Attempt]:
+    async def _first(self, order: Sequence[Provider], leg: Leg[_Reached] | None = None) -> _Reached:
         """The first attempt that goes well; each has failed, or is delivered, before there is another."""
-        skip = 0 if leg is None else leg.number - 1
-        exchange = self._exchange
+        exchange, ask = self._exchange, self._ask
         plan = Plan(
             self._path,
+            order,
             endpoint=exchange.dialect.name,
             model=exchange.model or "",
             brings_key=brings_key(exchange.request.headers),
-            skip=skip,
         )
         attempt = plan.next(trio.current_time())
         if attempt is None:
             assert plan.refused is not None
             raise plan.refused
         while True:
+            self._note_attempt(attempt)
             call: Call | None = None
             try:
-                call = await self._attempt(attempt, ask)
-                if self._looks_ahead:
-                    await self._prove(call)
-                if leg is not None:
-                    await leg.first_content()
-                return call, attempt
-            except (UpstreamError, StreamError) as error:
-                attempt = await self._next(plan, attempt, call, error, ask)
+                try:
+                    call = await self._attempt(attempt, ask)
+                    if self._looks_ahead:
+                        await self._prove(call)
+                    if leg is not None:
+                        await leg.first_content()
+                    return _Reached(call, attempt, ask)
+                except (UpstreamError, StreamError) as error:
+                    attempt, ask = await self._next(plan, attempt, call, error, ask)
             except BaseException:
                 if attempt.permit is not None:
-                    attempt.permit.neutral()
-                if call is not None:
-                    await _close(call)
+                    attempt.permit.close()
+                if call is not None and (self._refused is None or self._refused.call is not call):
+                    call.close()
                 raise
 
-    async def _next(self, plan: Plan, attempt: Attempt, call: Call | None, error: Exception, ask: _Ask) -> Attempt:
-        """The attempt that follows one that has failed; raise what all have failed with if there is none."""
-        now = trio.current_time()
-        judgement = plan.failed(attempt, error, now)
+    def _note_attempt(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        if attempt.permit is not None:
+            self._permits.append(attempt.permit)
+
+    async def _next(
+        self, plan: Plan, attempt: Attempt, call: Call | None, error: Exception, ask: _Ask
+    ) -> tuple[Attempt, _Ask]:
+        """What follows an attempt that has failed; raise what all have failed with if nothing does."""
+        judgement = plan.failed(attempt, error, trio.current_time())
         following: Attempt | None
-        if await self._rebuild(ask, error):
-            following = attrs.evolve(attempt, permit=None)
+        rebuilt = await self._rebuild(ask, error)
+        now = trio.current_time()
+        if rebuilt is not None:
+            following, ask = attrs.evolve(attempt, permit=None), rebuilt
         else:
             following = plan.next(now) if ask.body is not None or not self.called else None
         echoed = _hide(attempt.key, error, call)
         self._exchange.note_failure(attempt, error, judgement, goes_on=following is not None)
-        if following is None and self._speaks_for_keys(attempt, judgement):
+        if following is not None:
+            if call is not None:
+                call.close()
+            return following, ask
+        if self._speaks_for_keys(attempt, judgement):
             assert attempt.provider.keys is not None
-            error = attempt.provider.keys.exhausted(now).refusal()
-        elif following is None and not echoed and call is not None and call.head.status >= 400:
-            await self._drop_refused()
-            self._refused, call = (call, attempt), None
-        if call is not None:
-            await _close(call)
-        if following is None:
-            raise error
-        return following
+            raise attempt.provider.keys.exhausted(now).refusal()
+        if not echoed and call is not None and call.head.status >= 400:
+            self._drop_refused()
+            self._refused = _Reached(call, attempt, ask)
+        raise error
 
-    async def _rebuild(self, ask: _Ask, error: Exception) -> bool:
-        """Put the whole history into a request whose chain is broken, if that is what it failed with; once."""
+    async def _rebuild(self, ask: _Ask, error: Exception) -> _Ask | None:
+        """The same with the whole history in it, if what it failed with is a broken chain; once."""
         if ask.rebuilt or ask.body is None or not self._exchange.may_rebuild_chain or not classify(error).chain_broken:
-            return False
-        body = await self._exchange.rebuild_chain(ask.body)
-        if body is None:
-            return False
-        ask.body, ask.rebuilt = body, True
-        return True
+            return None
+        if not self._ask.rebuilt:  # by the other one of two calls that race
+            body = await self._exchange.rebuild_chain(ask.body)
+            if body is None:
+                return None
+            self._ask = attrs.evolve(ask, body=body, rebuilt=True)
+        return self._ask
 
     @property
     def _looks_ahead(self) -> bool:
@@ -204,23 +243,20 @@ class Caller:
         several = len(attempt.provider.settings.keys) > 1
         return judgement.next_key and (several or judgement.reason is Reason.UNAUTHORIZED)
 
-    async def _drop_refused(self) -> None:
+    def _drop_refused(self) -> None:
         if self._refused is not None:
-            call, _ = self._refused
+            self._refused.call.close()
             self._refused = None
-            await _close(call)
 
     # One attempt.
 
     async def _attempt(self, attempt: Attempt, ask: _Ask) -> Call:
         """Call an upstream, and wait for the head of its answer."""
         exchange, incoming = self._exchange, self._exchange.incoming
-        self.attempt = attempt
         settings = attempt.provider.settings
         peer = incoming.connection.peer
         body = self._body_for(settings, ask.body)
         credential = None if attempt.key is None else as_field(attempt.key, settings.key_field)
-        exchange.passes_cookies(passes(exchange.request, credential, settings.pass_credentials))
         request = upstream_request(
             exchange.request,
             incoming.body_framing if body is None else Counted(len(body)),
@@ -237,12 +273,16 @@ class Caller:
         )
         call = await attempt.provider.pool.call(settings.origin)
         try:
-            return await self._send(call, settings, request, body)
+            return await self._send(call, attempt, request, body)
         except UpstreamLost:
             if not self._may_repeat(call, request, body):
                 raise
         call = await attempt.provider.pool.call(settings.origin, fresh=True)
-        return await self._send(call, settings, request, body)
+        return await self._send(call, attempt, request, body)
+
+    def _passes_cookies(self, attempt: Attempt) -> bool:
+        """Whether cookies of an upstream are for the client: they may stand for the key that it was called with."""
+        return passes(self._exchange.request, attempt.key, attempt.provider.settings.pass_credentials)
 
     def _body_for(self, settings: Upstream, body: bytes | None) -> bytes | None:
         """The body as an upstream is to get it: with its own name of the model.
@@ -268,16 +308,16 @@ class Caller:
             return body is not None or not self.called
         return body is not None and (request.method in _IDEMPOTENT or request.get(b"idempotency-key") is not None)
 
-    async def _send(self, call: Call, settings: Upstream, request: Request, body: bytes | None) -> Call:
+    async def _send(self, call: Call, attempt: Attempt, request: Request, body: bytes | None) -> Call:
         self.calls.append(call)
         try:
-            await self._ask(call, settings, request, body)
+            await self._send_and_wait(call, attempt, request, body)
         except BaseException:
-            await _close(call)
+            call.close()
             raise
         return call
 
-    async def _ask(self, call: Call, settings: Upstream, request: Request, body: bytes | None) -> None:
+    async def _send_and_wait(self, call: Call, attempt: Attempt, request: Request, body: bytes | None) -> None:
         try:
             await call.send_request(request, body or b"", last=body is not None)
         except UpstreamLost:
@@ -287,9 +327,10 @@ class Caller:
         self.called = True
         if self._on_called is not None:
             self._on_called.set()
-        timeout = settings.head_timeout
+        timeout = attempt.provider.settings.head_timeout
+        inform = functools.partial(self._exchange.inform, cookies=self._passes_cookies(attempt))
         with trio.move_on_after(timeout) if timeout else contextlib.nullcontext():
-            await call.receive_head(self._exchange.inform)
+            await call.receive_head(inform)
             self.answered_at = trio.current_time()
             return
         raise UpstreamTimeout(f"{call.origin} did not answer within {timeout:g} s", reason="http_response_timeout")
@@ -304,9 +345,10 @@ class Caller:
         if not 200 <= head.status < 300 or head.status == 204 or self._exchange.request.method == b"HEAD":
             return
         if not is_event_stream(head):
-            if self._exchange.asks_for_stream() and not is_unlabelled(head):
+            if not self._exchange.asks_for_stream():
+                return
+            if not is_unlabelled(head):
                 raise await refusal_of(call)
-            return
         if policy.gate != "off":
             await self._find_content(call, Probe(self._exchange.dialect, first_event=policy.gate == "first_event"))
 
@@ -317,11 +359,13 @@ class Caller:
         stalls_at = self.answered_at + policy.progress_timeout if policy.progress_timeout else math.inf
         while True:
             idle_at = trio.current_time() + policy.idle_timeout if policy.idle_timeout else math.inf
-            waits_until = min(idle_at, stalls_at, opens_at if probe.has_events else math.inf)
+            # Without a head of our own an answer can be begun with what has come only.
+            delivers = probe.has_events or not self._exchange.asks_for_stream()
+            waits_until = min(idle_at, stalls_at, opens_at if delivers else math.inf)
             with trio.move_on_at(waits_until) as scope:
                 data = await call.peek()
             if scope.cancelled_caught:
-                if waits_until == opens_at:
+                if delivers and waits_until == opens_at:
                     return  # the client has waited long enough: what there is, is delivered
                 raise stalled(policy, idle=waits_until == idle_at)
             if not data:
@@ -340,11 +384,6 @@ def stalled(policy: Policy, *, idle: bool) -> UpstreamTimeout:
     return ProgressTimeout(message, reason="connection_read_timeout")
 
 
-async def _close(call: Call) -> None:
-    with trio.CancelScope(shield=True):
-        await call.aclose()
-
-
 def _hide(key: Secret | None, error: Exception, call: Call | None) -> bool:
     """Take our key out of what an upstream said, if it repeats it; return whether its body does, too."""
     if key is None:
@@ -352,4 +391,4 @@ def _hide(key: Secret | None, error: Exception, call: Call | None) -> bool:
     value = key.reveal()
     if isinstance(error, UpstreamRefused) and error.said is not None:
         error.said = error.said.replace(value, key.hint)
-    return call is not None and value.encode() in call.peeked
+    return call is not None and value.encode() in seen_of(call)

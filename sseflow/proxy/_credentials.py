@@ -93,7 +93,7 @@ def _holds_key(name: bytes, value: bytes) -> bool:
     return name in _KEYS and value.lower() not in (b"", b"bearer")
 
 
-def passes(request: Request, credential: Credential | None, pass_credentials: bool) -> bool:
+def passes(request: Request, credential: object | None, pass_credentials: bool) -> bool:
     """Whether what a client sent for us goes on to an upstream that we have ``credential`` for.
 
     It does where that is wanted, unless there is a key of ours and none of the client's.

@@ -164,8 +164,7 @@ class Exchange:
             body = self.body
             if body is None and self._caller.called:
                 raise RuntimeError("the request's body was streamed to an earlier call: give one")
-        if self._keeping is not None:
-            self._keeping.sent = body
+        self._caller.judge(self._answer.failure)
         if body is not None and self.route.reads_models:
             request = RequestBody.parse(body)
             self.model = None if request is None else request.model
@@ -205,10 +204,7 @@ class Exchange:
                 self._watch = None
             self._answer.abort()
             await self._answer.stop_warming()
-            if not all(call.closed for call in self._caller.calls):
-                with trio.CancelScope(shield=True):
-                    for call in self._caller.calls:
-                        await call.aclose()
+            self._caller.close()
             self._conclude(error)
             self._answer.release()
 
@@ -363,13 +359,22 @@ class Exchange:
         """Whether what a peer says of whom it asks for is believed."""
         return self._app.settings.trusts(peer)
 
-    async def inform(self, status: int, headers: Headers) -> None:
+    async def inform(self, status: int, headers: Headers, *, cookies: bool) -> None:
         """Pass a response of the class 1xx on."""
-        await self._answer.inform(status, end_to_end(headers, cookies=self._answer.cookies))
+        await self._answer.inform(status, end_to_end(headers, cookies=cookies), self._app.nursery, self.stop)
 
-    def passes_cookies(self, passes: bool) -> None:
-        """Say whether the cookies of the upstream that is called next are for the client."""
-        self._answer.cookies = passes
+    def note_delivery(self, body: bytes | None, *, cookies: bool, rebuilt: bool) -> None:
+        """A call is going to be delivered.
+
+        Args:
+            body: what was asked, as the client has named its model.
+            cookies: those of the upstream are for the client.
+            rebuilt: its chain was broken, and is mended.
+        """
+        self._answer.cookies = cookies
+        self._answer.fields = ((b"Sseflow-Chain", b"recovered"),) if rebuilt else ()
+        if self._keeping is not None:
+            self._keeping.sent = body
 
     def note_failure(self, attempt: Attempt, error: Exception, judgement: Judgement, *, goes_on: bool) -> None:
         """Log an attempt that has failed."""
@@ -393,13 +398,8 @@ class Exchange:
 
     async def rebuild_chain(self, body: bytes) -> bytes | None:
         """The request with its whole history, since the provider has lost what it goes on from; None: there is none."""
-        keeping, keeper = self._keeping, self._app.keeper
-        if keeping is None or not keeper.has_chain(self):
-            return None
-        rebuilt = await keeper.rebuild(self, body)
+        rebuilt = await self._app.keeper.rebuild(self, body)
         if rebuilt is not None:
-            keeping.sent = rebuilt
-            self._answer.fields = ((b"Sseflow-Chain", b"recovered"),)
             self._app.log.info("chain recovered", id=self.id, bytes=len(rebuilt))
         return rebuilt
 
@@ -479,10 +479,8 @@ class Exchange:
 
     def _judge(self, verdict: Verdict, error: Exception | None) -> None:
         """Tell the breaker how the last call went."""
-        pipeline = self._answer.pipeline
-        said = None if pipeline is None else pipeline.watch.error
-        if error is None and verdict is Verdict.UPSTREAM_ERROR and said is not None:
-            error = said.refusal("the upstream's stream had an error in it")
+        if error is None and verdict is Verdict.UPSTREAM_ERROR:
+            error = self._answer.failure
         self._caller.judge(error if error is not None or verdict is Verdict.COMPLETE else trio.ClosedResourceError())
 
     def _log(self, outcome: ExchangeOutcome) -> None:

@@ -45,6 +45,14 @@ async def refusal_of(call: Call) -> UpstreamError:
     return error
 
 
+def seen_of(call: Call) -> bytes:
+    """What was looked at of a body, without its content codings."""
+    body = call.peeked
+    with contextlib.suppress(UpstreamError, TooLong):
+        return View(call.head, DEFAULT_MAX_RATIO, DEFAULT_MAX_DECODED)(body)
+    return body
+
+
 class View:
     """What the bytes of a body say, if they are compressed; they stay what they are."""
 

@@ -175,14 +175,15 @@ class Plan:
 
     Args:
         path: the route.
+        order: its providers, in the order in which they are tried.
         endpoint, model: what is asked for, and of whom; a breaker has an eye on each.
         brings_key: whether the client has a key of its own: where that is passed on, none of ours is tried.
-        skip: providers to leave for last, for a second call beside a first one.
     """
 
-    def __init__(self, path: Path, *, endpoint: str, model: str, brings_key: bool = False, skip: int = 0) -> None:
-        providers = path.in_order()
-        self._left = providers[skip:] + providers[:skip]
+    def __init__(
+        self, path: Path, order: Sequence[Provider], *, endpoint: str, model: str, brings_key: bool = False
+    ) -> None:
+        self._left = list(order)
         self._path = path
         self._endpoint = endpoint
         self._model = model

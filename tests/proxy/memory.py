@@ -22,9 +22,11 @@ from backports import zstd
 from sseflow.http import ConnectOptions, Origin, SocketWire
 from sseflow.http._wire import RECV_SIZE
 from sseflow.proxy._app import App
-from sseflow.proxy._exchange import Handler
+from sseflow.proxy._exchange import Handler, dialect_for
 from sseflow.proxy._log import make_logger
 from sseflow.proxy._verdict import Verdict
+from sseflow.records import History
+from sseflow.resilience import CircuitOpen
 
 from .rig import settings_for, split_error
 
@@ -220,8 +222,25 @@ class MemoryWire(SocketWire):
 HANGS = 3600
 """Virtual seconds after which an exchange has hung."""
 
+NEVER = 1e9
+"""Seconds that do not pass."""
+
 #: What an upstream does, one after the other: send bytes, wait seconds, or end.
 Act: TypeAlias = bytes | float | Ending
+
+
+@attrs.frozen
+class Turn:
+    """A request that came to an upstream: what follows on its connection, up to the next one, is the answer."""
+
+    wire: MemoryWire
+    request: bytes
+    begin: int
+    """Of the answer, among the bytes that the upstream has given."""
+
+    end: int | None
+
+    at: float
 
 
 @attrs.define
@@ -230,6 +249,7 @@ class Exchange:
 
     client: MemoryWire
     upstreams: list[MemoryWire]
+    turns: list[Turn]
     lines: list[dict[str, Any]]
     hung: bool
     steps: int
@@ -258,22 +278,24 @@ class _Steps(trio.abc.Instrument):
 
 def run_exchange(
     request: bytes,
-    acts: Sequence[Act],
-    *,
+    *scripts: Sequence[Act],
     interfere: Callable[[App, MemoryWire, list[MemoryWire]], None] | None = None,
     at: int | None = None,
-    then: Sequence[Act] = (),
     handler: Handler | None = None,
     switchboard: bool = True,
+    history: History | None = None,
     **settings: Any,
 ) -> Exchange:
     """Run one exchange to its end; ``interfere`` happens before the scheduler's step ``at``.
 
-    The first connection to the upstream plays ``acts``, any other one ``then``.
+    The first request that comes to an upstream is answered with the first of ``scripts``, and so on; those behind the
+    last one are not answered. Breakers begin half open, so that a permit that nobody gives back is seen.
     An exchange that has not ended within a virtual hour has hung.
     """
     client_wire = MemoryWire()
     upstreams: list[MemoryWire] = []
+    turns: list[Turn] = []
+    left = list(scripts)
     log = io.StringIO()
     finished: list[Exchange] = []
     everything: list[trio.Nursery] = []
@@ -282,11 +304,27 @@ def run_exchange(
         await trio.lowlevel.checkpoint()
         wire = MemoryWire()
         upstreams.append(wire)
-        everything[0].start_soon(play, wire, acts if len(upstreams) == 1 else then)
+        everything[0].start_soon(serve, wire)
         return wire
 
+    async def serve(wire: MemoryWire) -> None:
+        taken = 0
+
+        def request() -> bytes:
+            return bytes(wire.taken[taken : taken + _request_end(wire.taken[taken:])])
+
+        while True:
+            await wire.wait(lambda: bool(request()) or wire.closed)
+            if wire.closed:
+                return
+            turn = Turn(wire, request(), len(wire.given), None, trio.current_time())
+            taken += len(turn.request)
+            at = len(turns)
+            turns.append(turn)
+            await play(wire, left.pop(0) if left else ())
+            turns[at] = attrs.evolve(turn, end=len(wire.given))
+
     async def play(wire: MemoryWire, acts: Sequence[Act]) -> None:
-        await wire.wait(lambda: _is_request(bytes(wire.taken)) or wire.closed)
         for act in acts:
             if wire.closed:
                 return
@@ -306,7 +344,9 @@ def run_exchange(
             dial=dial,
             handlers={} if handler is None else {b"/v1/chat/completions": handler},
             switchboard=switchboard,
+            history=history,
         )
+        _trip(app, request)
         steps = _Steps(at, lambda: interfere(app, client_wire, upstreams) if interfere is not None else None)
         hung = True
         async with trio.open_nursery() as nursery:
@@ -323,14 +363,36 @@ def run_exchange(
                     app.drain()
                     hung = False
             nursery.cancel_scope.cancel()
+        _check_permits(app)
         trio.lowlevel.remove_instrument(steps)
         for wire in (client_wire, *upstreams):
             wire.dispose()
         lines = [json.loads(line) for line in log.getvalue().splitlines()]
-        finished.append(Exchange(client_wire, upstreams, lines, hung, steps.count))
+        finished.append(Exchange(client_wire, upstreams, turns, lines, hung, steps.count))
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     return finished[0]
+
+
+def _trip(app: App, request: bytes) -> None:
+    """Let the breakers for a request be half open."""
+    dialect = dialect_for(request.split(b" ")[1])
+    for path in app.routing.paths:
+        for provider in path.providers:
+            if path.breakers is not None:
+                breaker = path.breakers.get(provider.settings.name, dialect.name, "")
+                while not breaker.tripped:
+                    breaker.admit(-HANGS).failure(-HANGS)
+
+
+def _check_permits(app: App) -> None:
+    """Fail if somebody still has a permit of a breaker."""
+    for path in app.routing.paths:
+        for name, breaker in path.breakers or ():
+            try:
+                breaker.admit(NEVER)
+            except CircuitOpen:
+                raise AssertionError(f"a permit for {name} was not given back") from None
 
 
 def plain(body: bytes, coding: bytes) -> tuple[bytes, bool]:
@@ -371,12 +433,12 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _END = re.compile(rb'data: ?(?:\[DONE\]|.*"finish_reason":"[a-z]+".*)')
 
 
-def truth_of(wire: MemoryWire, *, is_chat: bool = True) -> Truth:
-    """Read all that an upstream has given."""
+def truth_of(wire: MemoryWire, *, is_chat: bool = True, begin: int = 0, end: int | None = None) -> Truth:
+    """Read all that an upstream has given, or one answer of it."""
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="POST", target="/", headers=[("Host", "a")]))
     connection.send(h11.EndOfMessage())
-    connection.receive_data(bytes(wire.given))
+    connection.receive_data(bytes(wire.given[begin:end]))
     if wire.left == "eof":
         connection.receive_data(b"")
     status, body, streams, complete, coding = 0, b"", False, False, b""
@@ -416,6 +478,9 @@ def without_comments(body: bytes) -> bytes:
     return b"\n".join(line for line in lines if line and not line.startswith(b":"))
 
 
+LOGGED = {"exchange", "refused", "failed over", "retry", "hedge", "key out", "chain recovered"}
+
+
 def check(exchange: Exchange, *, clean: bool = False, lingers: bool = True) -> None:
     """Whatever happened: nothing hangs or is left, there is one verdict, and nobody was told a lie.
 
@@ -427,13 +492,9 @@ def check(exchange: Exchange, *, clean: bool = False, lingers: bool = True) -> N
     assert not exchange.hung
     assert exchange.client.closed
     assert all(wire.closed for wire in exchange.upstreams)
-    assert {line["event"] for line in exchange.lines} <= {"exchange", "refused"}
+    assert {line["event"] for line in exchange.lines} <= LOGGED
     assert "error" not in {line["level"] for line in exchange.lines}
     answer, line = read_answer(exchange.client), exchange.line
-    is_chat = line is not None and line["path"].endswith("/chat/completions")
-    truth = Truth(0, False, b"", False, False)
-    if exchange.upstreams:
-        truth = truth_of(exchange.upstreams[-1], is_chat=is_chat)
     if line is None:
         assert answer.status in (0, 400, 408, 503)
         return
@@ -443,28 +504,52 @@ def check(exchange: Exchange, *, clean: bool = False, lingers: bool = True) -> N
         answer.status or line["status"],
         "info" if verdict in ("complete", "client_gone", "drained", "interrupted") else "warning",
     )
+    is_chat = line["path"].endswith("/chat/completions")
+    truths = [truth_of(turn.wire, is_chat=is_chat, begin=turn.begin, end=turn.end) for turn in exchange.turns]
+    wires = [turn.wire for turn in exchange.turns]
+    if not truths:
+        truths, wires = [Truth(0, False, b"", False, False)], [exchange.client]
+    # The answer is that of one upstream, whichever.
+    lies = [
+        _lie(exchange, answer, verdict, truth, clean=clean, lingers=lingers, stays=wire.left == "open")
+        for truth, wire in zip(truths, wires, strict=True)
+    ]
+    assert None in lies, lies
+
+
+def _lie(
+    exchange: Exchange, answer: Read, verdict: str, truth: Truth, *, clean: bool, lingers: bool, stays: bool
+) -> str | None:
+    """What is wrong with an answer, if it is that of the upstream that has said ``truth``; None if nothing is."""
     if verdict == "complete":
-        assert truth.ended
-        assert exchange.client.left != "open" or answer.complete or not truth.whole
+        if not truth.ended:
+            return "it was called complete"
+        if truth.whole and exchange.client.left == "open" and not answer.complete:
+            return "a whole answer was cut"
     if answer.status != 200 or not truth.streams:
-        return
+        return None
     body, _ = split_error(answer.body)
     said, sent = without_comments(body), without_comments(truth.body)
     # The upstream's own error may be the last thing that was passed on. Of a coding that was cut, a decoder that is
     # asked once for all may give a little less than one that is asked again and again.
     is_part = sent.startswith(said) or sent.startswith(without_comments(answer.body))
-    assert is_part or (truth.cut and said.startswith(sent))
+    if not (is_part or (truth.cut and said.startswith(sent))):
+        return "it says something else"
     if answer.complete and not clean:
-        stays = exchange.upstreams[-1].left == "open"
-        assert truth.whole or (truth.ended and (lingers or stays))
-        assert without_comments(answer.body) == sent or lingers
-        assert verdict in ("complete", "upstream_error", "client_gone")
+        if not (truth.whole or (truth.ended and (lingers or stays))):
+            return "it looks complete"
+        if without_comments(answer.body) != sent and not lingers:
+            return "it looks complete, and something is missing"
+        if verdict not in ("complete", "upstream_error", "client_gone"):
+            return "it looks complete, and was not called so"
+    return None
 
 
-def _is_request(data: bytes) -> bool:
-    head, blank, body = data.partition(b"\r\n\r\n")
-    length = head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
-    return bool(blank) and len(body) >= int(length or 0)
+def _request_end(data: bytes | bytearray) -> int:
+    """How long the request is that begins there; 0 if it has not come whole."""
+    head, blank, body = bytes(data).partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0] or 0)
+    return len(head) + 4 + length if blank and len(body) >= length else 0
 
 
 def _has_answer(wire: MemoryWire) -> bool:

@@ -174,8 +174,13 @@ class Rig:
         assert not self.log.complaints
 
 
-def settings_for(origin: Origin, *, listen: tuple[Binding, ...] = (), **options: Any) -> Settings:
-    """A proxy with one route to one upstream. Options go where there is one of that name, or as in ``upstream_tls``."""
+def settings_for(
+    origin: Origin, *, listen: tuple[Binding, ...] = (), others: tuple[Origin, ...] = (), **options: Any
+) -> Settings:
+    """A proxy with one route, to one upstream, and ``others`` that stand in for it.
+
+    Options go where there is one of that name, or as in ``upstream_tls``.
+    """
 
     def take(kind: type, prefix: str = "") -> dict[str, Any]:
         names = attrs.fields_dict(kind)
@@ -183,8 +188,8 @@ def settings_for(origin: Origin, *, listen: tuple[Binding, ...] = (), **options:
         return {name.removeprefix(prefix): options.pop(name) for name in taken}
 
     how = {**take(UpstreamSettings, "upstream_"), **take(UpstreamSettings)}
-    upstream = UpstreamSettings(name=str(origin), origin=origin, **how)
-    route = Route(upstreams=(upstream,), policy=Policy(**take(Policy)))
+    upstreams = tuple(UpstreamSettings(name=str(each), origin=each, **how) for each in (origin, *others))
+    route = Route(upstreams=upstreams, policy=Policy(**take(Policy)), **take(Route))
     return Settings(routes=(route,), listen=listen, **options)
 
 

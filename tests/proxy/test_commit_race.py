@@ -83,7 +83,7 @@ def test_one_task_answers_once(first: list[Act], begun: bool, then: list[Act], i
     while True:
         at += 1
         exchange = run_exchange(
-            ASK, first, then=then, handler=twice, at=at, interfere=None if interfere is None else INTERFERE[interfere]
+            ASK, first, then, handler=twice, at=at, interfere=None if interfere is None else INTERFERE[interfere]
         )
         check(exchange)
         answer = read_answer(exchange.client)

@@ -14,8 +14,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sseflow.http import CODINGS, Encoder
+from sseflow.http import CODINGS, Encoder, Origin
 from sseflow.proxy._app import App
+from sseflow.resilience import BreakerOptions, RetryPolicy, Secret
 
 from .memory import Act, Ending, Exchange, MemoryWire, check, run_exchange
 from .rig import DONE, STOP, TOKEN
@@ -52,16 +53,22 @@ PAUSES = st.sampled_from([0.05, 1.0, 9.0, 16.0, 31.0, 61.0])
 
 
 @st.composite
-def upstreams(draw: st.DrawFn) -> list[Act]:
-    """Draw an upstream: a head, a body in some framing and some pieces, pauses in between, and an end."""
+def upstreams(draw: st.DrawFn, word: bytes = b"Hello") -> list[Act]:
+    """Draw an upstream: a head, a body in some framing and some pieces, pauses in between, and an end.
+
+    What it says has ``word`` in it, so that no two of them are mixed unseen.
+    """
     body = b"".join(draw(st.lists(st.sampled_from(_PIECES), max_size=8)))
     if draw(st.booleans()):
         body = TOKEN + body + STOP + DONE
+    body = body.replace(b"Hello", word)
     coding = draw(st.sampled_from([None] * 6 + list(CODINGS)))
     framing = draw(st.sampled_from(["chunked", "chunked", "length", "close"]))
     status = draw(st.sampled_from([b"200 OK"] * 8 + [b"500 Oh", b"429 No"]))
     kind = draw(st.sampled_from([b"text/event-stream"] * 8 + [b"application/json", b"text/event-stream;charset=utf-8"]))
     head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\n" % (status, kind)
+    if not status.startswith(b"200"):
+        head += draw(st.sampled_from([b"", b"Retry-After: 3\r\n", b"Retry-After: 300\r\n"]))
     if coding is not None:
         encoder = Encoder(coding)
         body = encoder.encode(body) + encoder.finish()
@@ -113,6 +120,20 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
+#: Routes on which the beginning of an answer is looked at before it is delivered.
+ROUTES = st.fixed_dictionaries(
+    {},
+    optional={
+        "breaker": st.just(BreakerOptions(half_open=1)),
+        "retry": st.sampled_from([RetryPolicy(attempts=2, base=2.0), RetryPolicy(attempts=3, base=0.0)]),
+        "others": st.just((Origin("http", "other", 80),)),
+        "weights": st.just((1, 1)),
+        "hedge_after": st.sampled_from([0.0, 0.5, 5.0]),
+        "keys": st.sampled_from([(Secret("sk-one"),), (Secret("sk-one"), Secret("sk-two"))]),
+    },
+).map(lambda route: route if "others" in route else {name: route[name] for name in route if name != "weights"})
+
+
 def nothing(app: App, client: MemoryWire, upstreams: list[MemoryWire]) -> None:
     pass
 
@@ -143,21 +164,25 @@ REQUESTS = [
 
 
 def exchange(
-    acts: list[Act],
+    scripts: list[list[Act]],
     request: bytes,
     chosen: dict[str, Any],
+    route: dict[str, Any],
     interfere: Callable[[App, MemoryWire, list[MemoryWire]], None],
     at: int,
 ) -> None:
     """Nothing hangs, nothing undocumented is raised, and what is called complete is complete."""
-    done: Exchange = run_exchange(request, acts, interfere=interfere, at=at, **chosen)
+    done: Exchange = run_exchange(request, *scripts, interfere=interfere, at=at, **chosen, **route)
     check(done, clean=chosen.get("error_end") == "clean", lingers=chosen["linger"] < NEVER)
 
 
-def tried(function: Callable[..., None], **options: Any) -> Callable[[], None]:
+def tried(
+    route: st.SearchStrategy[Any], function: Callable[..., None] = exchange, **options: Any
+) -> Callable[[], None]:
     """A test that draws examples for ``function``."""
     given_ = given(
-        acts=upstreams(),
+        scripts=st.tuples(upstreams(), upstreams(b"World"), upstreams(b"!")),
+        route=route,
         request=st.sampled_from(REQUESTS),
         chosen=SETTINGS,
         interfere=st.sampled_from([nothing, nothing, leave("eof"), leave("reset"), stall, drain]),
@@ -166,7 +191,8 @@ def tried(function: Callable[..., None], **options: Any) -> Callable[[], None]:
     return settings(deadline=None, suppress_health_check=list(HealthCheck), **options)(given_(function))
 
 
-test_whole_exchanges = tried(exchange, max_examples=200)
+test_whole_exchanges = tried(st.just({}), max_examples=200)
+test_whole_exchanges_that_may_fail_over = tried(ROUTES, max_examples=300)
 
 
 def fuzz(seconds: float) -> int:
@@ -180,7 +206,7 @@ def fuzz(seconds: float) -> int:
 
     begun = time.monotonic()
     while time.monotonic() - begun < seconds:
-        tried(counted, max_examples=500, database=None)()
+        tried(ROUTES, counted, max_examples=500, database=None)()
         print(f"{count} examples in {time.monotonic() - begun:.0f} s", flush=True)
     return count
 

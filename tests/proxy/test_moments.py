@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from sseflow import Error
+from sseflow.http import Origin
 from sseflow.proxy._app import App
 from sseflow.proxy._exchange import Exchange
 
@@ -57,7 +58,7 @@ async def stubborn(exchange: Exchange) -> None:
 def test_nothing_is_joined_to_a_call_that_failed(cut: bytes) -> None:
     """Whoever takes the failure for none cannot hide it: the answer is cut where the call was."""
     acts: list[Act] = [STREAM + chunked(TOKEN + cut), "eof"]
-    exchange = run_exchange(ASK, acts, then=[STREAM + chunked(TOKEN, STOP, DONE) + LAST], handler=stubborn)
+    exchange = run_exchange(ASK, acts, [STREAM + chunked(TOKEN, STOP, DONE) + LAST], handler=stubborn)
     answer = read_answer(exchange.client)
     assert (split_error(answer.body)[0], answer.complete) == (TOKEN + cut, False)
     assert exchange.line is not None
@@ -179,9 +180,23 @@ def test_nobody_writes_beside_an_informational_response() -> None:
 def test_nothing_is_written_behind_an_informational_response_that_was_cut() -> None:
     """A status behind half a head would be a part of it."""
     acts: list[Act] = [1.0, INFORMATIONAL, 1000.0]
-    exchange = run_exchange(ASK, acts, upstream_head_timeout=5.0, **at_times((0.5, room(20)), (5.5, room(None))))
+    exchange = run_exchange(ASK, acts, upstream_head_timeout=5.0, **at_times((0.5, room(20)), (12.0, room(None))))
     check(exchange)
     assert len(exchange.client.taken) == 20
+
+
+@pytest.mark.parametrize("route", [{"others": (Origin("http", "other", 80),)}, {"hedge_after": 2.0}], ids=list)
+def test_an_informational_response_outlives_the_call_that_brought_it(route: dict[str, Any]) -> None:
+    """Another upstream is called, or was faster, while the client takes it bit by bit: the answer comes behind it."""
+    acts: list[Act] = [1.0, INFORMATIONAL, 1000.0]
+    good: list[Act] = [STREAM + chunked(TOKEN, STOP, DONE) + LAST]
+    happens = at_times((0.5, room(20)), (9.0, room(None)))
+    exchange = run_exchange(ASK, acts, good, upstream_head_timeout=5.0, **happens, **route)
+    check(exchange)
+    first, _, rest = bytes(exchange.client.taken).partition(b"\r\n\r\n")
+    assert first.lower() + b"\r\n\r\n" == INFORMATIONAL.lower()
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert read_answer(exchange.client).body == TOKEN + STOP + DONE
 
 
 def test_a_coding_that_is_none_is_not_passed_on() -> None:
