@@ -27,6 +27,7 @@ from ._tables import (
     RouteTable,
     ServerTable,
     options,
+    tables,
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
@@ -62,6 +63,7 @@ _SECTIONS: tuple[tuple[str, type[Any]], ...] = (
     ("[history]", HistoryTable),
     ("[logging]", LoggingTable),
 )
+_ONLY_BEHIND_A_RESTART = {field.metadata["table"] for field in tables(Config) if field.metadata["restart"]}
 _FOOT = """\
 ## Paths and models
 
@@ -84,7 +86,7 @@ def page() -> str:
 def _section(title: str, table: type[Any]) -> str:
     heading = f"`{title}`" if title.startswith("[") and "," not in title else _marked(title)
     about = "" if table is Config else inspect.cleandoc(table.__doc__ or "") + "\n\n"
-    restart = " (r)" if table is ListenerTable else ""
+    restart = " (r)" if table in _ONLY_BEHIND_A_RESTART else ""
     rows = "".join(_row(field, restart) for field in options(table))
     return f"## {heading}\n\n{about}| option | is a | default | |\n|---|---|---|---|\n{rows}\n"
 

@@ -97,23 +97,30 @@ class ServerTable:
 
     workers: int = option(1, count(1, 1024), "Processes that serve; one for each core is enough.", restart=True)
     drain: float = option(30.0, DURATION, "For live streams, once the proxy was told to end.")
-    max_connections: int = option(4096, count(), "Open connections of clients.")
-    max_per_address: int = option(1024, count(), "Open connections of one address that is not `trusted`.")
+    max_connections: int = option(4096, count(), "Open connections of clients.", restart=True)
+    max_per_address: int = option(1024, count(), "Open connections of one address that is not `trusted`.", restart=True)
     max_streams: int = option(4096, count(), "Requests that are answered at the same time.")
-    max_head: int = option(_HEADS.max_head, SIZE, "Head of a request, or of an upstream's answer.")
-    max_fields: int = option(_HEADS.max_fields, count(), "Header fields in one head.")
-    max_field: int = option(_HEADS.max_line, SIZE, "One header field, with its name.")
-    max_target: int = option(_HEADS.max_target, SIZE, "Request target.")
-    max_request_body: int = option(_SERVER.max_body, SIZE, "Body of a request.")
-    head_timeout: float = option(_SERVER.head_timeout, SOME_TIME, "For the head of a request.")
-    body_timeout: float = option(_SERVER.body_timeout, SOME_TIME, "For the next bytes of a request's body.")
+    max_head: int = option(_HEADS.max_head, SIZE, "Head of a request, or of an upstream's answer.", restart=True)
+    max_fields: int = option(_HEADS.max_fields, count(), "Header fields in one head.", restart=True)
+    max_field: int = option(_HEADS.max_line, SIZE, "One header field, with its name.", restart=True)
+    max_target: int = option(_HEADS.max_target, SIZE, "Request target.", restart=True)
+    max_request_body: int = option(_SERVER.max_body, SIZE, "Body of a request.", restart=True)
+    head_timeout: float = option(_SERVER.head_timeout, SOME_TIME, "For the head of a request.", restart=True)
+    body_timeout: float = option(
+        _SERVER.body_timeout, SOME_TIME, "For the next bytes of a request's body.", restart=True
+    )
     min_body_rate: int = option(
         _SERVER.min_body_rate,
         count(0, name="bytes per second"),
         "Of a request's body, behind its first 10 s; 0: any.",
+        restart=True,
     )
-    keepalive_timeout: float = option(_SERVER.keepalive_timeout, SOME_TIME, "Between two requests of a connection.")
-    write_timeout: float = option(_SERVER.write_timeout, SOME_TIME, "For one write to a client that does not read.")
+    keepalive_timeout: float = option(
+        _SERVER.keepalive_timeout, SOME_TIME, "Between two requests of a connection.", restart=True
+    )
+    write_timeout: float = option(
+        _SERVER.write_timeout, SOME_TIME, "For one write to a client that does not read.", restart=True
+    )
     trusted: tuple[Network | Literal["unix"], ...] = option(
         (), TRUSTED, "Peers whose `X-Forwarded-*` fields are believed; `unix`: those on Unix sockets."
     )
@@ -330,7 +337,7 @@ class LoggingTable:
     """The log, which goes to standard error."""
 
     format: Literal["auto", "text", "json"] = option(
-        "auto", choice("auto", "text", "json"), "`auto`: `text` on a terminal, else `json`."
+        "auto", choice("auto", "text", "json"), "`auto`: `text` on a terminal, else `json`.", restart=True
     )
 
 
@@ -384,7 +391,7 @@ class Config:
     breaker: BreakerTable | None = table(BreakerTable, None)
     auth: AuthTable | None = table(AuthTable, None)
     admin: AdminTable | None = table(AdminTable, None)
-    history: HistoryTable | None = table(HistoryTable, None)
+    history: HistoryTable | None = table(HistoryTable, None, restart=True)
     logging: LoggingTable = table(LoggingTable, LoggingTable())
 
     warnings: tuple[Problem, ...] = attrs.field(default=(), eq=False)

@@ -62,11 +62,15 @@ def read(path: Path, text: str, **environ: str) -> Config:
         (BASE.replace('path = "/b"', 'path = "/c"'), ("routes[/b]", "routes[/c]"), ()),
         (BASE.replace('keys = ["env:A"]', 'keys = ["env:A", "env:B"]'), ("providers.a.keys",), ()),
         (BASE + "[admin]\n", (), ("admin",)),
-        (BASE + "[logging]\nformat = 'json'", ("logging.format",), ()),
+        (BASE + "[logging]\nformat = 'json'", (), ("logging.format",)),
+        (BASE + "[history]\npath = 'history.db'", (), ("history",)),
+        (BASE.replace("drain = 10", "drain = 10\nmax_connections = 7"), (), ("server.max_connections",)),
+        (BASE.replace("drain = 10", "drain = 10\nmax_streams = 7"), ("server.max_streams",), ()),
+        (BASE.replace("drain = 10", "drain = 10\nhead_timeout = 7"), (), ("server.head_timeout",)),
     ],
 )
 def test_what_is_new_is_named(path: Path, text: str, now: tuple[str, ...], restart: tuple[str, ...]) -> None:
-    """Each option that differs, by its path; listeners and workers under what only a restart changes."""
+    """Each option that differs, by its path; what the server itself is told under what only a restart changes."""
     old = read(path, BASE)
     found = compare(old, read(path, text, B="key-2"))
     assert (sorted(found.now), sorted(found.restart)) == (sorted(now), sorted(restart))
