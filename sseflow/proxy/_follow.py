@@ -63,10 +63,10 @@ class Follower:
         before, self._config, self._files = self._config, config, config.files
         for warning in config.warnings:
             self._log.warning("configuration", warning=str(warning))
-        if before is None:
+        self._app.configure(settings)
+        if before is None:  # the first time, since it may have changed behind the command line's back
             return
         changes = compare(before, config)
-        self._app.configure(settings)
         self._log.info("configured", changed=list(changes.now))
         if changes.restart:
             self._log.warning("needs a restart", changed=list(changes.restart))

@@ -11,9 +11,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from sseflow.proxy._app import App
+from sseflow.proxy._build import build
 from sseflow.proxy._config import Changes, compare, load
+from sseflow.proxy._follow import Follower
+from sseflow.proxy._log import make_logger
 from sseflow.proxy._tables import Config
 from sseflow.proxy._watch_config import watch_config
+
+from .rig import Log
 
 BASE = """
 [server]
@@ -88,6 +94,19 @@ def test_the_order_of_routes_is_no_change(path: Path) -> None:
     routes = BASE.partition("[[routes]]")[2].split("[[routes]]")
     turned = BASE.partition("[[routes]]")[0] + "".join(f"[[routes]]{route}" for route in reversed(routes))
     assert compare(read(path, BASE), read(path, turned)) == Changes(now=(), restart=())
+
+
+async def test_what_changes_while_it_starts_is_not_missed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is read for the command line, and again once it is followed."""
+    monkeypatch.setenv("A", "key-1")
+    write(path, BASE)
+    log = Log()
+    app = App(build(load(path, os.environ)), make_logger(log, json=True))
+    write(path, BASE.replace("drain = 10", "drain = 11"))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Follower(path, app, make_logger(log, json=True)).watch)
+        assert app.settings.drain == 11
+        nursery.cancel_scope.cancel()
 
 
 class Watch:
