@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import attrs
 import structlog
 import trio
 
 from .. import ConfigurationError
+from ..http import Address
 from ._app import App
 from ._build import build
 from ._config import ConfigurationErrors, compare, load
-from ._settings import Settings
+from ._settings import Binding, Settings
 from ._tables import Config
 from ._watch_config import watch_config
 
@@ -28,6 +30,7 @@ class Follower:
         self._path = path
         self._app = app
         self._log = log
+        self._began = app.settings
         self._config: Config | None = None
         self._files: frozenset[Path] = frozenset()
 
@@ -63,10 +66,23 @@ class Follower:
         before, self._config, self._files = self._config, config, config.files
         for warning in config.warnings:
             self._log.warning("configuration", warning=str(warning))
-        self._app.configure(settings)
+        self._app.configure(self._guarded(settings))
         if before is None:  # the first time, since it may have changed behind the command line's back
             return
         changes = compare(before, config)
         self._log.info("configured", changed=list(changes.now))
         if changes.restart:
             self._log.warning("needs a restart", changed=list(changes.restart))
+
+    def _guarded(self, settings: Settings) -> Settings:
+        """The same settings, but nobody is let in without a token because of addresses that only a restart brings."""
+        began, now = self._began, self._app.settings
+        if settings.tokens is None and _addresses(settings.listen) != _addresses(began.listen):
+            settings = attrs.evolve(settings, tokens=now.tokens)
+        if settings.admin_token is None and settings.admin != began.admin:
+            settings = attrs.evolve(settings, admin_token=now.admin_token)
+        return settings
+
+
+def _addresses(bindings: Iterable[Binding]) -> list[Address]:
+    return [binding.address for binding in bindings]

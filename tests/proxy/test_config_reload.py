@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from sseflow.proxy._app import App
+from sseflow.proxy._auth import make_token
 from sseflow.proxy._build import build
 from sseflow.proxy._config import Changes, compare, load
 from sseflow.proxy._follow import Follower
@@ -107,6 +108,34 @@ async def test_what_changes_while_it_starts_is_not_missed(path: Path, monkeypatc
         await nursery.start(Follower(path, app, make_logger(log, json=True)).watch)
         assert app.settings.drain == 11
         nursery.cancel_scope.cancel()
+
+
+async def test_nobody_is_let_in_because_of_an_address_that_needs_a_restart(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may do without a token is said of where the program listens, not of where it will."""
+    monkeypatch.setenv("A", "key-1")
+    monkeypatch.setenv("T", "token-of-operators")
+    (path.parent / "tokens.toml").write_text(make_token("somebody")[1])
+    guarded = "[auth]\ntokens_file = 'tokens.toml'\n[admin]\naddress = '0.0.0.0:8081'\ntoken = 'env:T'\n"
+    write(path, f"{BASE}[[listeners]]\naddress = '0.0.0.0:8080'\n{guarded}")
+    log = Log()
+    app = App(build(load(path, os.environ)), make_logger(log, json=True))
+    follower = Follower(path, app, make_logger(log, json=True))
+    await follower.reload()
+    for drain in (11, 12):
+        text = BASE.replace("drain = 10", f"drain = {drain}")
+        write(path, f"{text}[[listeners]]\naddress = '127.0.0.1:8080'\n[admin]\naddress = '127.0.0.1:8081'\n")
+        await follower.reload()
+        assert app.settings.drain == drain
+        assert app.settings.tokens is not None
+        assert app.settings.admin_token is not None
+    assert set((await log.next("needs a restart"))["changed"]) == {"listeners", "admin.address"}
+    write(path, f"{BASE}[[listeners]]\naddress = '0.0.0.0:8080'\n[auth]\ntokens_file = 'tokens.toml'\n")
+    await follower.reload()
+    write(path, BASE)
+    await follower.reload()
+    assert app.settings.tokens is not None
 
 
 class Watch:
