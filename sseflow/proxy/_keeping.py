@@ -106,7 +106,7 @@ class Keeper:
         """Keep what an exchange has come to, in a task. Returns at once."""
         if self.pending >= MOST_KEEPING:
             self.dropped += 1
-            exchange.kept.set()
+            self._let_go(exchange, keeping)
             return
         self.pending += 1
         nursery.start_soon(self._keep, exchange, keeping)
@@ -124,8 +124,11 @@ class Keeper:
             self._on_error("an exchange could not be kept", error)
         finally:
             self.pending -= 1
-            self._epochs.release(keeping.lease)
-            exchange.kept.set()
+            self._let_go(exchange, keeping)
+
+    def _let_go(self, exchange: Exchange, keeping: Keeping) -> None:
+        self._epochs.release(keeping.lease)
+        exchange.kept.set()
 
     async def _record(self, exchange: Exchange, keeping: Keeping, verdict: Verdict) -> None:
         transcript = keeping.transcript

@@ -175,7 +175,11 @@ class Rig:
 
 
 def settings_for(
-    origin: Origin, *, listen: tuple[Binding, ...] = (), others: tuple[Origin, ...] = (), **options: Any
+    origin: Origin,
+    *,
+    listen: tuple[Binding, ...] = (),
+    others: tuple[Origin | UpstreamSettings, ...] = (),
+    **options: Any,
 ) -> Settings:
     """A proxy with one route, to one upstream, and ``others`` that stand in for it.
 
@@ -188,7 +192,10 @@ def settings_for(
         return {name.removeprefix(prefix): options.pop(name) for name in taken}
 
     how = {**take(UpstreamSettings, "upstream_"), **take(UpstreamSettings)}
-    upstreams = tuple(UpstreamSettings(name=str(each), origin=each, **how) for each in (origin, *others))
+    upstreams = tuple(
+        each if isinstance(each, UpstreamSettings) else UpstreamSettings(name=str(each), origin=each, **how)
+        for each in (origin, *others)
+    )
     route = Route(upstreams=upstreams, policy=Policy(**take(Policy)), **take(Route))
     return Settings(routes=(route,), listen=listen, **options)
 
