@@ -33,7 +33,7 @@ from ._credentials import as_field, brings_key, passes
 from ._headers import upstream_request
 from ._models import check_model
 from ._probe import Probe
-from ._refusal import View, is_unlabelled, refusal_of, seen_of
+from ._refusal import View, decoded, is_unlabelled, refusal_of
 from ._routing import Attempt, Path, Plan, Provider
 from ._settings import Policy, Upstream
 
@@ -391,4 +391,4 @@ def _hide(key: Secret | None, error: Exception, call: Call | None) -> bool:
     value = key.reveal()
     if isinstance(error, UpstreamRefused) and error.said is not None:
         error.said = error.said.replace(value, key.hint)
-    return call is not None and value.encode() in seen_of(call)
+    return call is not None and value.encode() in decoded(call.head, call.peeked)

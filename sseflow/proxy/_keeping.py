@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import trio
 
+from .. import Head
 from .._events import MESSAGE
 from ..dialects import CompleteResponse, OpenAIResponses, RequestBody, assemble, rebuilt
 from ..records import Epochs, History, Lease, Record, Recorder, record_shielded
 from ..stages import Transcript
+from ._refusal import decoded
 from ._verdict import Verdict
 
 if TYPE_CHECKING:
@@ -158,7 +160,11 @@ class Keeper:
         request = None if keeping.sent is None else RequestBody.parse(keeping.sent)
         if request is None or self._history is None:
             return
-        data = await self._read(keeping.transcript, lambda: _completed(keeping.transcript, streamed=exchange.streamed))
+        assert exchange.outcome is not None
+        transcript, calls = keeping.transcript, exchange.outcome.calls
+        data = await self._read(
+            transcript, lambda: _completed(transcript) if exchange.streamed else _whole(transcript, calls[-1].head)
+        )
         response = None if data is None else CompleteResponse.of(request, data)
         if response is not None:
             await self._history.store(exchange.owner or "", response)
@@ -169,10 +175,13 @@ class Keeper:
         return await trio.to_thread.run_sync(read, limiter=self._threads)
 
 
-def _completed(transcript: Transcript, *, streamed: bool) -> bytes | None:
+def _whole(transcript: Transcript, head: Head) -> bytes | None:
+    """An answer that is no stream, of which clients get the bytes that came; None if it was not kept."""
+    return None if transcript.truncated else decoded(head, transcript.windows()[0])
+
+
+def _completed(transcript: Transcript) -> bytes | None:
     """What says that a response is complete, and what it is; None if it was not kept."""
-    if not streamed:
-        return None if transcript.truncated else transcript.windows()[0]
     found = None
     for event in transcript.events():
         if event.type == _COMPLETED or (event.type == MESSAGE and _COMPLETED in event.data[:64]):

@@ -128,6 +128,7 @@ class Remembered(History):
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.stored: list[CompleteResponse] = []
 
     async def recall(self, owner: str, response_id: str) -> list[bytes] | None:
         self.asked.append((owner, response_id))
@@ -136,6 +137,7 @@ class Remembered(History):
 
     async def store(self, owner: str, response: CompleteResponse) -> bool:
         await trio.sleep(0.5)
+        self.stored.append(response)
         return True
 
 

@@ -17,7 +17,18 @@ from .memory import Act, MemoryWire, check, read_answer, run_exchange
 from .peers import chunked
 from .rig import DONE, LAST, STOP, STREAM, TOKEN
 from .test_answer import ASK, ERROR, ROLE
-from .test_exchange_injection import BUSY, LOOKED_AT, PING, PLAIN, client_leaves, client_resets, hurry, interrupt
+from .test_exchange_injection import (
+    ASK_TURN,
+    BUSY,
+    LOOKED_AT,
+    PING,
+    PLAIN,
+    Remembered,
+    client_leaves,
+    client_resets,
+    hurry,
+    interrupt,
+)
 from .test_moments import Interfere, at_times, stubborn
 
 NEVER = 1e6
@@ -25,19 +36,21 @@ OTHER = (Origin("http", "other", 80),)
 GOOD: list[Act] = [STREAM + chunked(TOKEN, STOP, DONE) + LAST]
 WORDS = TOKEN + STOP + DONE
 
+PINGS: list[Act] = [5.0, chunked(PING)] * 99
+
 #: A beginning of a stream that is followed by nothing, and when another upstream is called then.
 SILENCES: dict[str, tuple[list[Act], dict[str, Any], float]] = {
     "no head": ([NEVER], {"upstream_head_timeout": 20.0}, 20.0),
     "nothing behind the head": ([STREAM, NEVER], {"idle_timeout": 30.0}, 30.0),
     "nothing behind a comment": ([STREAM, 10.0, chunked(PING), NEVER], {"idle_timeout": 30.0}, 40.0),
-    "comments for ever": ([STREAM, *[5.0, chunked(PING)] * 99], {"idle_timeout": 30.0, "progress_timeout": 60.0}, 60.0),
+    "comments for ever": ([STREAM, *PINGS], {"idle_timeout": 30.0, "progress_timeout": 60.0}, 60.0),
     "comments for ever, and a head that took long": (
-        [20.0, STREAM, *[5.0, chunked(PING)] * 99],
+        [20.0, STREAM, *PINGS],
         {"progress_timeout": 60.0},
         80.0,
     ),
     "pings for ever, though no answer is begun in time": (
-        [STREAM + chunked(ROLE), *[5.0, chunked(PING)] * 99],
+        [STREAM + chunked(ROLE), *PINGS],
         {"gate_open_after": 0.0, "progress_timeout": 60.0},
         60.0,
     ),
@@ -164,6 +177,20 @@ def test_a_chain_was_mended_only_if_that_call_is_delivered() -> None:
     check(exchange)
     assert (len(exchange.turns), read_answer(exchange.client).complete) == (3, True)
     assert b"sseflow-chain" not in bytes(exchange.client.taken).lower()
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_response_in_a_coding_is_a_link_too(coding: str) -> None:
+    """The client gets it as it came; what is remembered is what it says."""
+    encoder = Encoder(coding)
+    body = b'{"id":"resp_2","object":"response","status":"completed","model":"m","output":[]}'
+    body = encoder.encode(body) + encoder.finish()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: %b\r\n" % coding.encode()
+    history = Remembered()
+    request = ASK_TURN.replace(b'"stream":true', b'"stream":null')
+    exchange = run_exchange(request, [head + b"Content-Length: %d\r\n\r\n" % len(body) + body], history=history)
+    check(exchange)
+    assert [response.id for response in history.stored] == ["resp_2"]
 
 
 @pytest.mark.parametrize("coding", [None, *CODINGS])
