@@ -175,11 +175,7 @@ class Rig:
 
 
 def settings_for(
-    origin: Origin,
-    *,
-    listen: tuple[Binding, ...] = (),
-    others: tuple[Origin | UpstreamSettings, ...] = (),
-    **options: Any,
+    origin: Origin, *, listen: tuple[Binding, ...] = (), others: tuple[Origin, ...] = (), **options: Any
 ) -> Settings:
     """A proxy with one route, to one upstream, and ``others`` that stand in for it.
 
@@ -192,10 +188,7 @@ def settings_for(
         return {name.removeprefix(prefix): options.pop(name) for name in taken}
 
     how = {**take(UpstreamSettings, "upstream_"), **take(UpstreamSettings)}
-    upstreams = tuple(
-        each if isinstance(each, UpstreamSettings) else UpstreamSettings(name=str(each), origin=each, **how)
-        for each in (origin, *others)
-    )
+    upstreams = tuple(UpstreamSettings(name=str(each), origin=each, **how) for each in (origin, *others))
     route = Route(upstreams=upstreams, policy=Policy(**take(Policy)), **take(Route))
     return Settings(routes=(route,), listen=listen, **options)
 

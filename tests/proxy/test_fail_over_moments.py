@@ -10,7 +10,6 @@ import trio
 import trio.testing
 
 from sseflow.http import CODINGS, Encoder, Origin
-from sseflow.proxy._settings import Upstream
 from sseflow.resilience import BreakerOptions, RetryPolicy, Secret
 
 from .memory import Act, MemoryWire, check, read_answer, run_exchange
@@ -155,19 +154,6 @@ def test_what_the_loser_was_refused_is_not_held() -> None:
     assert read_answer(exchange.client).body.replace(b":\n", b"") == WORDS
 
 
-def test_cookies_are_those_of_the_call_that_is_delivered() -> None:
-    """They are for a client whose own key was sent there, whoever else was called in the meantime."""
-    cookies = STREAM.replace(b"OK\r\n", b"OK\r\nSet-Cookie: a=b\r\n")
-    others = (Upstream(name="other", origin=OTHER[0]),)
-    keys = (Secret("sk-one"),)
-    exchange = run_exchange(
-        ASK, [3.0, cookies + chunked(WORDS) + LAST], [NEVER], keys=keys, others=others, hedge_after=2.0
-    )
-    check(exchange)
-    assert len(exchange.turns) == 2
-    assert b"set-cookie" not in bytes(exchange.client.taken).lower()
-
-
 def test_a_chain_was_mended_only_if_that_call_is_delivered() -> None:
     """Beside it another one may be faster that knew the chain: then nothing was mended."""
     case = LOOKED_AT["mends a chain beside a second call"]
@@ -177,6 +163,18 @@ def test_a_chain_was_mended_only_if_that_call_is_delivered() -> None:
     check(exchange)
     assert (len(exchange.turns), read_answer(exchange.client).complete) == (3, True)
     assert b"sseflow-chain" not in bytes(exchange.client.taken).lower()
+
+
+def test_behind_a_chain_that_was_mended_there_is_fail_over() -> None:
+    """What was wrong is mended; what goes wrong then is another matter, and the next one gets the whole history."""
+    lost, answered = LOOKED_AT["mends a chain"].acts, LOOKED_AT["mends a chain"].more[0]
+    exchange = run_exchange(ASK_TURN, lost, [BUSY], answered, others=OTHER, history=Remembered())
+    check(exchange)
+    hosts = [turn.request.partition(b"Host: ")[2].partition(b"\r\n")[0].lower() for turn in exchange.turns]
+    assert hosts == [b"upstream", b"upstream", b"other"]
+    assert [b"previous_response_id" in turn.request for turn in exchange.turns] == [True, False, False]
+    assert b"sseflow-chain: recovered" in bytes(exchange.client.taken).lower()
+    assert read_answer(exchange.client).complete
 
 
 @pytest.mark.parametrize("coding", CODINGS)

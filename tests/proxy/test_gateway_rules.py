@@ -507,7 +507,6 @@ async def test_cookies_are_between_the_gateway_and_each_side(first: FakeProvider
     )
 
 
-@pytest.mark.xfail(reason="the upstream that was called last decides, and it may be the one that lost", strict=True)
 async def test_cookies_are_those_of_the_upstream_that_is_delivered(first: FakeProvider, second: FakeProvider) -> None:
     """Not of one that was asked beside it, though that one was asked later."""
     first.default = Answer(fields={"Set-Cookie": "about=us"}, hold="a while", hold_after=0)
