@@ -33,7 +33,7 @@ from ._credentials import as_field, brings_key, passes
 from ._headers import upstream_request
 from ._models import check_model
 from ._probe import Probe
-from ._refusal import View, is_unlabelled, refusal_of, seen_of
+from ._refusal import View, decoded, is_unlabelled, refusal_of
 from ._routing import Attempt, Path, Plan, Provider
 from ._settings import Policy, Upstream
 
@@ -200,14 +200,11 @@ class Caller:
         self, plan: Plan, attempt: Attempt, call: Call | None, error: Exception, ask: _Ask
     ) -> tuple[Attempt, _Ask]:
         """What follows an attempt that has failed; raise what all have failed with if nothing does."""
-        judgement = plan.failed(attempt, error, trio.current_time())
-        following: Attempt | None
         rebuilt = await self._rebuild(ask, error)
+        ask = rebuilt or ask
         now = trio.current_time()
-        if rebuilt is not None:
-            following, ask = attrs.evolve(attempt, permit=None), rebuilt
-        else:
-            following = plan.next(now) if ask.body is not None or not self.called else None
+        judgement = plan.failed(attempt, error, now, mended=rebuilt is not None)
+        following = plan.next(now) if ask.body is not None or not self.called else None
         echoed = _hide(attempt.key, error, call)
         self._exchange.note_failure(attempt, error, judgement, goes_on=following is not None)
         if following is not None:
@@ -385,10 +382,21 @@ def stalled(policy: Policy, *, idle: bool) -> UpstreamTimeout:
 
 
 def _hide(key: Secret | None, error: Exception, call: Call | None) -> bool:
-    """Take our key out of what an upstream said, if it repeats it; return whether its body does, too."""
+    """Take our key out of what an upstream said; return whether its answer may repeat the key, too."""
     if key is None:
         return False
     value = key.reveal()
-    if isinstance(error, UpstreamRefused) and error.said is not None:
-        error.said = error.said.replace(value, key.hint)
-    return call is not None and value.encode() in seen_of(call)
+    if isinstance(error, UpstreamRefused):
+        for name in ("said", "type", "code"):
+            if word := getattr(error, name):
+                setattr(error, name, word.replace(value, key.hint))
+    return call is not None and not _is_without(call, value.encode())
+
+
+def _is_without(call: Call, secret: bytes) -> bool:
+    """Whether it was seen that nothing of an answer has ``secret`` in it."""
+    if any(secret in field for _, field in call.head.headers):
+        return False
+    with contextlib.suppress(UpstreamError):
+        return call.peek_nowait() == b"" and secret not in decoded(call.head, call.peeked)
+    return False

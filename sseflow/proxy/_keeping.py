@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import trio
 
+from .. import Head
 from .._events import MESSAGE
 from ..dialects import CompleteResponse, OpenAIResponses, RequestBody, assemble, rebuilt
 from ..records import Epochs, History, Lease, Record, Recorder, record_shielded
 from ..stages import Transcript
+from ._refusal import decoded
 from ._verdict import Verdict
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ class Keeper:
         """Keep what an exchange has come to, in a task. Returns at once."""
         if self.pending >= MOST_KEEPING:
             self.dropped += 1
-            exchange.kept.set()
+            self._let_go(exchange, keeping)
             return
         self.pending += 1
         nursery.start_soon(self._keep, exchange, keeping)
@@ -124,8 +126,11 @@ class Keeper:
             self._on_error("an exchange could not be kept", error)
         finally:
             self.pending -= 1
-            self._epochs.release(keeping.lease)
-            exchange.kept.set()
+            self._let_go(exchange, keeping)
+
+    def _let_go(self, exchange: Exchange, keeping: Keeping) -> None:
+        self._epochs.release(keeping.lease)
+        exchange.kept.set()
 
     async def _record(self, exchange: Exchange, keeping: Keeping, verdict: Verdict) -> None:
         transcript = keeping.transcript
@@ -155,7 +160,11 @@ class Keeper:
         request = None if keeping.sent is None else RequestBody.parse(keeping.sent)
         if request is None or self._history is None:
             return
-        data = await self._read(keeping.transcript, lambda: _completed(keeping.transcript, streamed=exchange.streamed))
+        assert exchange.outcome is not None
+        transcript, calls = keeping.transcript, exchange.outcome.calls
+        data = await self._read(
+            transcript, lambda: _completed(transcript) if exchange.streamed else _whole(transcript, calls[-1].head)
+        )
         response = None if data is None else CompleteResponse.of(request, data)
         if response is not None:
             await self._history.store(exchange.owner or "", response)
@@ -166,10 +175,13 @@ class Keeper:
         return await trio.to_thread.run_sync(read, limiter=self._threads)
 
 
-def _completed(transcript: Transcript, *, streamed: bool) -> bytes | None:
+def _whole(transcript: Transcript, head: Head) -> bytes | None:
+    """An answer that is no stream, of which clients get the bytes that came; None if it was not kept."""
+    return None if transcript.truncated else decoded(head, transcript.windows()[0])
+
+
+def _completed(transcript: Transcript) -> bytes | None:
     """What says that a response is complete, and what it is; None if it was not kept."""
-    if not streamed:
-        return None if transcript.truncated else transcript.windows()[0]
     found = None
     for event in transcript.events():
         if event.type == _COMPLETED or (event.type == MESSAGE and _COMPLETED in event.data[:64]):

@@ -45,11 +45,10 @@ async def refusal_of(call: Call) -> UpstreamError:
     return error
 
 
-def seen_of(call: Call) -> bytes:
-    """What was looked at of a body, without its content codings."""
-    body = call.peeked
+def decoded(head: Head, body: bytes) -> bytes:
+    """A body without its content codings; as it is if they are not known here, or wrong."""
     with contextlib.suppress(UpstreamError, TooLong):
-        return View(call.head, DEFAULT_MAX_RATIO, DEFAULT_MAX_DECODED)(body)
+        return View(head, DEFAULT_MAX_RATIO, DEFAULT_MAX_DECODED)(body)
     return body
 
 

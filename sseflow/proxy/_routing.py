@@ -223,13 +223,20 @@ class Plan:
             return None
         return breakers.get(provider.settings.name, self._endpoint, self._model).admit(now)
 
-    def failed(self, attempt: Attempt, error: Exception, now: float) -> Judgement:
-        """Note what an attempt has failed with; what `next` says depends on it."""
+    def failed(self, attempt: Attempt, error: Exception, now: float, *, mended: bool = False) -> Judgement:
+        """Note what an attempt has failed with; what `next` says depends on it.
+
+        Args:
+            mended: the request was what was wrong, and is another now: its provider is asked again, then the others.
+        """
         keys = attempt.provider.keys
         judgement = Judgement() if keys is None or attempt.key is None else keys.judge(attempt.key, error, now)
         if attempt.permit is not None:
             attempt.permit.judge(error, now)
-        if not judgement.next_key:
+        if mended:
+            self._provider = None
+            self._left.insert(0, attempt.provider)
+        elif not judgement.next_key:
             self._provider = None
             classification = classify(error)
             if classification.chain_broken:

@@ -261,6 +261,12 @@ class Exchange:
         assert len(found) <= 1, found
         return found[0] if found else None
 
+    @property
+    def truths(self) -> list[Truth]:
+        """What each request was really answered."""
+        is_chat = self.line is None or self.line["path"].endswith("/chat/completions")
+        return [truth_of(turn.wire, is_chat=is_chat, begin=turn.begin, end=turn.end) for turn in self.turns]
+
 
 class _Steps(trio.abc.Instrument):
     """Does something between two steps of the scheduler."""
@@ -504,9 +510,7 @@ def check(exchange: Exchange, *, clean: bool = False, lingers: bool = True) -> N
         answer.status or line["status"],
         "info" if verdict in ("complete", "client_gone", "drained", "interrupted") else "warning",
     )
-    is_chat = line["path"].endswith("/chat/completions")
-    truths = [truth_of(turn.wire, is_chat=is_chat, begin=turn.begin, end=turn.end) for turn in exchange.turns]
-    wires = [turn.wire for turn in exchange.turns]
+    truths, wires = exchange.truths, [turn.wire for turn in exchange.turns]
     if not truths:
         truths, wires = [Truth(0, False, b"", False, False)], [exchange.client]
     # The answer is that of one upstream, whichever.

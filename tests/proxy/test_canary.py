@@ -131,9 +131,6 @@ def faults_with(key: str) -> dict[str, Behaviour]:
 
 #: What is known to be wrong. Where one of these is mended, its test says so.
 LEAKS = {
-    "a code": "only the message of an error is searched for the key, not its type and its code",
-    "a long page": "only the beginning of an error's body is searched",
-    "a field": "the fields of a refusal are not searched",
     "words behind content": "what is passed on while it comes is not searched",
     "a failed response": "what is passed on while it comes is not searched",
     "an error with 200": "an answer in one piece is not searched if its status is a good one",
