@@ -14,11 +14,11 @@ DEFAULT_TRANSCRIPT_LIMIT = 1024 * 1024
 _PIECE = 8 * 1024
 """Bytes that are parsed at a time."""
 
-_LONG = 1024
-"""Bytes from which on what comes is kept as it came."""
+_PARTS = 64
+"""Pieces that are put away at a time, and joined if they are short."""
 
-_BLOCK = 8 * 1024
-"""Bytes that what is shorter is put together to."""
+_LONG = 512
+"""Bytes that they have on the average to stay what they are."""
 
 _BLANKS = (b"\n\n", b"\n\r\n", b"\r\r")
 
@@ -38,8 +38,9 @@ class Transcript(Stage[bytes]):
             raise ValueError(f"limit={limit}: must not be negative")
         self._limit = limit
         self._first = b""  # half of the limit, once more than the limit has come
-        self._blocks = deque[bytes | bytearray]()  # what came behind that
-        self._held = 0  # bytes of these
+        self._blocks = deque[bytes]()  # what came behind that
+        self._parts: list[bytes] = []  # and behind that, as it came
+        self._held = 0  # bytes of these two
         self._most = limit  # of them before some have to go
         self._gone = 0
 
@@ -54,19 +55,19 @@ class Transcript(Stage[bytes]):
         return self.size > self._limit
 
     def feed(self, batch: bytes, /) -> bytes:
-        # What is long enough is not copied. Of what is not, many small objects would need several times the memory of
-        # their bytes, and one buffer that grows would copy all that it holds again and again.
-        blocks = self._blocks
-        if len(batch) >= _LONG:
-            blocks.append(batch)
-        elif blocks and type(blocks[-1]) is bytearray and len(blocks[-1]) < _BLOCK:
-            blocks[-1] += batch
-        else:
-            blocks.append(bytearray(batch))
+        # One buffer that grows would copy all that it holds again and again.
+        self._parts.append(batch)
         self._held += len(batch)
+        if len(self._parts) >= _PARTS or self._held > self._most:
+            self._put_away()
+        return batch
+
+    def _put_away(self) -> None:
+        parts, self._parts = self._parts, []
+        # Many small objects need several times the memory of their bytes.
+        self._blocks.extend([b"".join(parts)] if sum(map(len, parts)) < len(parts) * _LONG else parts)
         if self._held > self._most:
             self._trim()
-        return batch
 
     def _trim(self) -> None:
         if not self._gone:
@@ -75,7 +76,7 @@ class Transcript(Stage[bytes]):
         # Not each time: linear, whatever the drip.
         self._most = self._half + self._half // 4
 
-    def _take(self, size: int) -> list[bytes | bytearray]:
+    def _take(self, size: int) -> list[bytes]:
         """Take the first ``size`` bytes away from what is held."""
         taken = []
         self._held -= size
@@ -95,7 +96,7 @@ class Transcript(Stage[bytes]):
 
     def windows(self) -> tuple[bytes, bytes]:
         """What was kept: the first bytes, and the last ones. If nothing is missing, all of it is in the first."""
-        held = b"".join(self._blocks)
+        held = b"".join([*self._blocks, *self._parts])
         if not self.truncated:
             return held, b""
         return self._first, held[len(held) - self._half :]
