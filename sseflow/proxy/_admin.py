@@ -39,13 +39,12 @@ class Admin:
     """Answers requests of operators.
 
     Args:
-        app: whose streams these are.
-        token: that has to come as ``Authorization: Bearer``; None: whoever can connect may ask.
+        app: whose streams these are. If its settings have an ``admin_token``, that has to come as ``Authorization:
+            Bearer``; if not, whoever can connect may ask.
     """
 
-    def __init__(self, app: App, token: Secret | None) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
-        self._token = token
 
     async def handle(self, incoming: Incoming) -> None:
         """Answer one request."""
@@ -118,12 +117,13 @@ class Admin:
         return status, _json({"streams": [{**_view(one), "answer": _answer(one.record)} for one in exchanges]})
 
     def _check_token(self, incoming: Incoming) -> None:
-        if self._token is None:
+        token = self._app.settings.admin_token
+        if token is None:
             return
         given = incoming.request.get(b"authorization") or b""
         scheme, _, value = given.partition(b" ")
         sent = Secret(value.strip().decode("latin-1"))
-        if not (self._token.matches(sent) and scheme.lower() == b"bearer"):
+        if not (token.matches(sent) and scheme.lower() == b"bearer"):
             raise RequestError(401, "this needs the token of [admin], as Authorization: Bearer", close=False)
 
 

@@ -145,7 +145,7 @@ class App:
                     nursery.start_soon(self.switchboard.run)
                 nursery.start_soon(self._end_in_time)
                 if admin:
-                    pages = Admin(self, self.settings.admin_token)
+                    pages = Admin(self)
                     await nursery.start(
                         Server(pages.handle, refuse=pages.refuse, on_error=self.log_exception).run, admin
                     )

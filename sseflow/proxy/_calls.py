@@ -253,7 +253,9 @@ class Caller:
         settings = attempt.provider.settings
         peer = incoming.connection.peer
         body = self._body_for(settings, ask.body)
-        credential = None if attempt.key is None else as_field(attempt.key, settings.key_field)
+        # None of the pool's, though it has some: the client brings a key. One of its own goes on then, and ours never.
+        key = attempt.key or next(iter(settings.keys), None)
+        credential = None if key is None else as_field(key, settings.key_field)
         request = upstream_request(
             exchange.request,
             incoming.body_framing if body is None else Counted(len(body)),
