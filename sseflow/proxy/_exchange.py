@@ -125,6 +125,7 @@ class Exchange:
         self._scope = trio.CancelScope()
         self._caller = Caller(self, path)
         self._stream_flag: StreamFlag | None = None
+        self._asked: bool | None = None  # whether its body asks for a stream, once that is known
         self._stopped: Exception | None = None
         self._content = 0
         self._progress_at = self.started
@@ -348,7 +349,9 @@ class Exchange:
         """Whether the client wants an event stream, as far as it has said."""
         if self.request.method not in (b"POST", b"GET"):
             return False
-        if self._stream_flag.asked if self._stream_flag is not None else asks_for_stream(self.body or b""):
+        if self._asked is None and self.body is not None:
+            self._asked = asks_for_stream(self.body)
+        if self._asked or (self._stream_flag is not None and self._stream_flag.asked):
             return True
         accepts = [value for name, value in self.request.headers if name == b"accept"]
         return [accept.strip().lower() for accept in accepts] == [b"text/event-stream"]

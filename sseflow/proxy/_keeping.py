@@ -106,21 +106,24 @@ class Keeper:
 
     def keep(self, exchange: Exchange, keeping: Keeping, nursery: trio.Nursery) -> None:
         """Keep what an exchange has come to, in a task. Returns at once."""
-        if self.pending >= MOST_KEEPING:
-            self.dropped += 1
+        assert exchange.outcome is not None
+        verdict = exchange.outcome.verdict
+        records = exchange.streamed and (self._recorder is not None or verdict is Verdict.INTERRUPTED)
+        remembers = verdict is Verdict.COMPLETE and self.has_chain(exchange)
+        is_wanted = records or remembers
+        if not is_wanted or self.pending >= MOST_KEEPING:
+            self.dropped += is_wanted
             self._let_go(exchange, keeping)
             return
         self.pending += 1
-        nursery.start_soon(self._keep, exchange, keeping)
+        nursery.start_soon(functools.partial(self._keep, exchange, keeping, records=records, remembers=remembers))
 
-    async def _keep(self, exchange: Exchange, keeping: Keeping) -> None:
-        assert exchange.outcome is not None
-        verdict = exchange.outcome.verdict
+    async def _keep(self, exchange: Exchange, keeping: Keeping, *, records: bool, remembers: bool) -> None:
         try:
             with trio.CancelScope(shield=True):  # each step has a deadline of its own
-                if exchange.streamed and (self._recorder is not None or verdict is Verdict.INTERRUPTED):
-                    await self._record(exchange, keeping, verdict)
-                if self.has_chain(exchange) and verdict is Verdict.COMPLETE:
+                if records:
+                    await self._record(exchange, keeping)
+                if remembers:
                     await self._remember(exchange, keeping)
         except Exception as error:
             self._on_error("an exchange could not be kept", error)
@@ -132,8 +135,9 @@ class Keeper:
         self._epochs.release(keeping.lease)
         exchange.kept.set()
 
-    async def _record(self, exchange: Exchange, keeping: Keeping, verdict: Verdict) -> None:
-        transcript = keeping.transcript
+    async def _record(self, exchange: Exchange, keeping: Keeping) -> None:
+        assert exchange.outcome is not None
+        verdict, transcript = exchange.outcome.verdict, keeping.transcript
         answer = await self._read(
             transcript,
             lambda: assemble(
