@@ -90,6 +90,13 @@ class Path:
         self.looks_ahead = self.can_fail_over or keys > 0 or settings.breaker is not None
         """Whether the beginning of an answer is looked at before it is passed on."""
 
+    def follow(self, before: Path) -> Path:
+        """Whoever is to go on in the place of ``before``: that itself, with all it knows, if nothing has changed."""
+        if self.providers != before.providers:
+            return self
+        same = attrs.evolve(self.settings, upstreams=()) == attrs.evolve(before.settings, upstreams=())
+        return before if same else self
+
     def in_order(self) -> list[Provider]:
         """The providers, in the order in which one request is to try them."""
         weights = self.settings.weights
@@ -106,7 +113,7 @@ class Routing:
     Args:
         routes: upstreams of the same name in them are one.
         dial: makes connections.
-        before: whose providers are taken over where they have not changed, and closed where they have.
+        before: whose providers and routes are taken over where they have not changed, and closed where they have.
     """
 
     def __init__(self, routes: Sequence[Route], *, dial: Dial, before: Routing | None = None) -> None:
@@ -121,7 +128,11 @@ class Routing:
         for name, provider in old.items():
             if self._providers.get(name) is not provider:
                 provider.pool.close()
-        paths = [Path(route, [self._providers[upstream.name] for upstream in route.upstreams]) for route in routes]
+        known = {} if before is None else {path.settings.path: path for path in before.paths}
+        paths = []
+        for route in routes:
+            path = Path(route, [self._providers[upstream.name] for upstream in route.upstreams])
+            paths.append(path.follow(known[route.path]) if route.path in known else path)
         # The longest one that fits is meant.
         self.paths = sorted(paths, key=lambda path: len(path.settings.path), reverse=True)
 

@@ -153,6 +153,25 @@ def test_a_change_keeps_what_has_not_changed() -> None:
     assert [key.state.value for key in new_b.keys.snapshot(1.0)] == ["temporary", "valid"]
 
 
+def test_a_change_elsewhere_leaves_the_breakers_of_a_route() -> None:
+    """And its budget; only what has changed begins anew."""
+    breaker = BreakerOptions(failures=1)
+
+    def routes(limit: int) -> list[Route]:
+        one = Route(path=b"/a", upstreams=(upstream("a", "k0"),), breaker=breaker)
+        return [one, Route(path=b"/b", upstreams=(upstream("b"),), breaker=breaker, replay_body=limit)]
+
+    before = Routing(routes(1), dial=connect)
+    for path_ in before.paths:
+        walk(path_, BROKEN)
+    after = Routing(routes(2), dial=connect, before=before)
+    kept, new = sorted(after.paths, key=lambda path: path.settings.path)
+    assert kept in before.paths
+    assert new not in before.paths
+    assert plan(kept).next(1.0) is None
+    assert plan(new).next(1.0) is not None
+
+
 CHAT = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
 WORD = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
 STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
