@@ -129,12 +129,12 @@ class Routing:
             if self._providers.get(name) is not provider:
                 provider.pool.close()
         known = {} if before is None else {path.settings.path: path for path in before.paths}
-        paths = []
+        paths: list[Path] = []
         for route in routes:
             path = Path(route, [self._providers[upstream.name] for upstream in route.upstreams])
             paths.append(path.follow(known[route.path]) if route.path in known else path)
         # The longest one that fits is meant.
-        self.paths = sorted(paths, key=lambda path: len(path.settings.path), reverse=True)
+        self.paths: list[Path] = sorted(paths, key=lambda path: len(path.settings.path), reverse=True)
 
     @property
     def providers(self) -> Iterator[Provider]:
