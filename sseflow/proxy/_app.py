@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -47,6 +48,9 @@ not to fill the log."""
 
 CLOSING = 5.0
 """Seconds that connections have to close once their streams were cut."""
+
+#: A segment that is two dots, however they are written; RFC 3986, section 5.2.4, takes away what is before it.
+_CLIMBS = re.compile(rb"(?:^|[/\\]|%2f|%5c)(?:\.|%2e){2}(?:$|[/\\;]|%2f|%5c)", re.IGNORECASE)
 
 HEALTH = b"/-/health"
 READY = b"/-/ready"
@@ -234,6 +238,8 @@ class App:
             await self._turn_away(incoming, RequestError(404, "there is no route for that path", close=False))
         else:
             try:
+                if found[0].is_below and _CLIMBS.search(path.partition(b"?")[0]):
+                    raise RequestError(400, "a path with .. in it leads out of its route", close=False)
                 owner = self._who(incoming, found[0])
             except RequestError as error:
                 await self._turn_away(incoming, error)

@@ -87,6 +87,9 @@ class Path:
         self.reads_models = any(provider.settings.type is not None for provider in providers)
         """Whether the model that a request names is looked at."""
 
+        self.is_below = bool(settings.path) or any(provider.settings.origin.prefix for provider in providers)
+        """Whether a path could lead out of it."""
+
         self.looks_ahead = self.can_fail_over or keys > 0 or settings.breaker is not None
         """Whether the beginning of an answer is looked at before it is passed on."""
 

@@ -598,3 +598,15 @@ async def test_other_paths_of_a_provider_pass_through() -> None:
     assert (request.method, request.target) == ("GET", "/v1/models?after=x%20y&limit=2")
     assert dict(request.credentials) == {"authorization": "Bearer sk-a"}
     assert (answer.status, answer.body, answer.get(b"x-ours")) == (200, body.encode(), b"1")
+
+
+@pytest.mark.parametrize(
+    "path", ["/openai/../x", "/openai/v1/%2e%2E/x", "/openai/v1/..", "/openai/v1/.%2e%2fx", "/openai/..;/x"]
+)
+async def test_no_path_leads_out_of_its_route(first: FakeProvider, path: str) -> None:
+    """Not to other paths of the provider's host, with our key."""
+    async with running(route_to(upstream_for(first, name="p"))) as gateway:
+        answer = await gateway.ask(path, {})
+        within = await gateway.ask("/openai/v1/..x/.../y", {})
+    assert (answer.status, within.status) == (400, 404)
+    assert [request.path for request in first.requests] == ["/v1/..x/.../y"]
