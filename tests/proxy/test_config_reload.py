@@ -283,3 +283,23 @@ async def test_what_the_callback_raises_ends_the_watching(path: Path) -> None:
 
             await nursery.start(run)
             write(path, "a = 22")
+
+
+async def test_a_broken_file_is_not_followed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds goes on to hold, and the log says what is wrong; once it is mended, it is followed."""
+    monkeypatch.setenv("A", "key-1")
+    write(path, BASE)
+    log = Log()
+    logger = make_logger(log, json=True)
+    app = App(build(load(path, os.environ)), logger)
+    follower = Follower(path, app, logger)
+    await follower.reload()
+    before = app.settings, app.routing
+    for broken in (BASE.replace("drain = 10", "drain = -1"), BASE + "[[", ""):
+        write(path, broken)
+        await follower.reload()
+        assert (await log.next("configuration refused"))["problem"]
+        assert (app.settings, app.routing) == before
+    write(path, BASE.replace("drain = 10", "drain = 11"))
+    await follower.reload()
+    assert app.settings.drain == 11

@@ -86,6 +86,8 @@ def upstreams(draw: st.DrawFn, word: bytes = b"Hello") -> list[Act]:
         ends = [b"", b"0\r\n", b"0\r\nA: b\r\n\r\n", b"zz\r\n", b"0\r\n\r\nmore"]
         sent += draw(st.sampled_from([b"0\r\n\r\n"] * 4 + ends))
     if draw(st.integers(0, 5)) == 0:
+        sent = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + sent
+    if draw(st.integers(0, 5)) == 0:
         sent = sent[: draw(st.integers(0, len(sent)))]
     cuts = sorted(set(draw(st.lists(st.integers(0, len(sent)), max_size=6))))
     acts: list[Act] = []
@@ -129,6 +131,7 @@ ROUTES = st.fixed_dictionaries(
         "others": st.just((Origin("http", "other", 80),)),
         "weights": st.just((1, 1)),
         "hedge_after": st.sampled_from([0.0, 0.5, 5.0]),
+        "replay_body": st.just(10),
         "keys": st.sampled_from([(Secret("sk-one"),), (Secret("sk-one"), Secret("sk-two"))]),
     },
 ).map(lambda route: route if "others" in route else {name: route[name] for name in route if name != "weights"})
@@ -159,6 +162,8 @@ REQUESTS = [
     ASK.replace(b"HTTP/1.1", b"HTTP/1.0"),
     ASK.replace(b'"stream":true', b'"stream":null'),
     ASK.replace(b"/v1/chat/completions", b"/events"),
+    ASK.replace(b"Host: a", b"Host: a\r\nExpect: 100-continue"),
+    b"GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n",
     ASK.replace(b"Host: a", b"Host: a\r\nTE: trailers\r\nAccept-Encoding: gzip"),
 ]
 

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from sseflow.http import CODINGS, Encoder, Origin
+from sseflow.proxy._app import App
 from sseflow.resilience import BreakerOptions, RetryPolicy, Secret
 
 from .memory import Act, MemoryWire, check, read_answer, run_exchange
@@ -274,3 +275,53 @@ def test_a_call_that_has_failed_is_none_that_went_well_because_another_follows()
     exchange = run_exchange(ASK, cut, GOOD, handler=stubborn, breaker=BreakerOptions(half_open=1))
     check(exchange)
     assert len(exchange.turns) == 1
+
+
+@pytest.mark.parametrize("last", [LAST, b""], ids=["whole", "cut"])
+def test_a_stream_is_judged_by_its_end(last: bytes) -> None:
+    """That it began well, with content, says nothing about the upstream."""
+    apps: list[App] = []
+
+    def note(app: App, client: MemoryWire, upstreams: list[MemoryWire]) -> None:
+        apps.append(app)
+
+    words = WORDS if last else TOKEN
+    acts: list[Act] = [STREAM + chunked(words) + last, "eof"]
+    check(run_exchange(ASK, acts, breaker=BreakerOptions(half_open=1), interfere=note, at=1))
+    [[(_, breaker)]] = [list(path.breakers or ()) for app in apps for path in app.routing.paths]
+    assert breaker.tripped == (not last)
+
+
+def test_retries_have_a_budget() -> None:
+    """What is saved up, however many attempts a policy allows: retries are never the most of all calls."""
+    busy = BUSY.replace(b"Retry-After: 4\r\n", b"")
+    exchange = run_exchange(ASK, *[[busy]] * 50, retry=RetryPolicy(attempts=50, base=0.0))
+    check(exchange)
+    assert len(exchange.turns) == 11
+    assert read_answer(exchange.client).status == 503
+
+
+def test_what_a_client_did_not_get_is_no_link() -> None:
+    """It left, and its answer was read to the end for the record: nobody can go on from a response that nobody has."""
+    completed = LOOKED_AT["mends a chain"].more[0]
+    acts: list[Act] = [STREAM + chunked(b'data: {"type":"response.output_text.delta","delta":"a"}\n\n'), 5.0]
+    history = Remembered()
+    last = bytes(completed[0]).removeprefix(STREAM)  # type: ignore[arg-type]
+    exchange = run_exchange(
+        ASK_TURN, [*acts, last], history=history, on_client_gone="drain", **at_times((2.0, client_leaves))
+    )
+    check(exchange)
+    assert exchange.line is not None
+    assert (exchange.line["verdict"], exchange.line["saw_end"], history.stored) == ("client_gone", True, [])
+
+
+@pytest.mark.parametrize("keys", [(), (Secret("sk-ours"),)], ids=["no key", "a key"])
+def test_what_a_client_sent_to_be_let_in_reaches_no_upstream(keys: tuple[Secret, ...]) -> None:
+    """Not the first that is called, and none that stands in for it; whether there is a key of ours or not."""
+    fields = b"Authorization: Bearer sk-theirs\r\nX-Api-Key: sk-theirs\r\nCookie: theirs=1\r\n"
+    request = ASK.replace(b"Host: a\r\n", b"Host: a\r\n" + fields)
+    exchange = run_exchange(request, [BUSY], GOOD, others=OTHER, keys=keys, pass_credentials=False)
+    check(exchange)
+    assert len(exchange.turns) == 2
+    assert not [turn.request for turn in exchange.turns if b"theirs" in turn.request]
+    assert [turn.request.count(b"Bearer sk-ours") for turn in exchange.turns] == [len(keys)] * 2
