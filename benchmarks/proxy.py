@@ -128,7 +128,6 @@ SSEFLOW = Peer(name="sseflow", start=_start, missing=lambda: None, strips=True, 
 
 #: What a gateway is measured beside: the same proxy, in the same run, in front of one upstream and with no keys.
 PLAIN = attrs.evolve(SSEFLOW, name="plain", start=_start_plain)
-OURS = (SSEFLOW, PLAIN)
 
 
 def _port_of(line: str) -> int | None:
@@ -190,7 +189,7 @@ def run(scenario: Scenario, setup: Setup) -> Iterator[Reading | Missing]:
     alone = setup.do(job)
     yield from _read(scenario, ALONE, alone, None)
     wrong: Wrong | None = None
-    for subject in OURS if scenario.wiring.gateway else (SSEFLOW, *setup.peers):
+    for subject in (SSEFLOW, PLAIN) if scenario.wiring.gateway else (SSEFLOW, *setup.peers):
         if (scenario.scaled and subject.slowness > 1) or (job.upstream_tls and not subject.tls):
             continue
         report = _try(subject, setup, scenario, job)
@@ -198,7 +197,7 @@ def run(scenario: Scenario, setup: Setup) -> Iterator[Reading | Missing]:
             yield from _read(scenario, subject.name, report, alone)
         else:
             yield report
-            if subject in OURS:
+            if subject in (SSEFLOW, PLAIN):
                 wrong = Wrong(report.why)
     if wrong is not None:
         raise wrong
@@ -224,7 +223,7 @@ def through(subject: Peer, setup: Setup, wiring: Wiring, job: Job) -> Report:
         alone = wiring.workers is None
         setup.do(_warm(job), alone=alone)
         report = setup.do(attrs.evolve(job, pids=target.pids), alone=alone)
-        if subject in OURS:
+        if subject in (SSEFLOW, PLAIN):
             check_log(target, job)
     return report
 

@@ -68,6 +68,7 @@ FILES = {"upstream.tls": "--upstream-ca"}
 #: What only a configuration file can say.
 IN_FILES_ONLY = {
     "admin",
+    "policy.transcript",
     "admin_token",
     "history",
     "tokens",
