@@ -516,7 +516,7 @@ class Exchange:
             error=said(outcome.error),
             write_error=said(outcome.write_error),
             close_error=said(outcome.close_error),
-            upstream=None if attempt is None else str(attempt.provider.settings.origin),
+            upstream=None if attempt is None else attempt.provider.label,
             provider=None if attempt is None else attempt.provider.settings.name,
             api_key_hint=None if attempt is None or attempt.key is None else attempt.key.hint,
             upstream_status=None if last is None else last.head.status,

@@ -36,6 +36,9 @@ class Provider:
 
     def __init__(self, settings: Upstream, *, dial: Dial) -> None:
         self.settings = settings
+        self.label = str(settings.origin)
+        """Where it is, for the log."""
+
         self.keys = KeyPool(settings.name, settings.keys) if settings.keys else None
         self.pool = Pool(
             PoolOptions(
