@@ -28,7 +28,7 @@ def try_mutant(patch: Path) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("sseflow", "tests", "benchmarks"):
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "results"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         applied = subprocess.run(
             ["git", "apply", "-"], cwd=folder, input="".join(lines), text=True, capture_output=True, check=False
