@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from os import PathLike
+from pathlib import Path
 from typing import TypeAlias
 
 import truststore
@@ -30,16 +32,23 @@ def server_tls(cert: Name, key: Name) -> ssl.SSLContext:
 def upstream_tls(authorities: Name | None) -> ssl.SSLContext:
     """What is spoken to upstreams, whose certificates are checked; None: by the system's authorities.
 
+    The same authorities give the same context, so that a configuration that is read again is seen to be the same.
+
     Raises:
         ConfigurationError: the file of authorities cannot be used.
     """
+    try:
+        return _trusting(authorities, None if authorities is None else Path(authorities).read_bytes())
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"the authorities in {authorities} cannot be used: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _trusting(authorities: Name | None, content: bytes | None) -> ssl.SSLContext:
     if authorities is None:
         return _http11(truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(authorities)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"the authorities in {authorities} cannot be used: {error}") from error
+    context.load_verify_locations(authorities)
     return _http11(context)
 
 

@@ -151,14 +151,15 @@ class Exchange:
         return self._answer
 
     async def call(self, body: bytes | None = None, *, target: bytes | None = None) -> Call:
-        """Call the upstream, and wait for the head of its answer.
+        """Call the upstreams of the route until one has something to deliver: where another could stand in, content.
 
         Args:
             body: instead of the client's own, which by default is passed on, streamed if it is not small.
             target: path and query, instead of the client's own.
 
         Raises:
-            UpstreamError: it cannot be reached, or does not answer as it should.
+            UpstreamError, StreamError: none of them can be reached, or answers as it should. What the last one has
+                refused is no error: it is returned, to be passed on as it is.
             RuntimeError: the client's body was streamed to an earlier call, and is gone.
         """
         if body is None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path as FilePath
 from typing import Any
 
 import pytest
+import trustme
 
 from sseflow import EmptyStream, UpstreamLost, UpstreamRefused
 from sseflow.dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE
 from sseflow.http import Origin, connect
+from sseflow.proxy._build import build
+from sseflow.proxy._config import load
 from sseflow.proxy._probe import ENOUGH, Probe
 from sseflow.proxy._routing import Path, Plan, Provider, Routing
 from sseflow.proxy._settings import Route, Upstream
@@ -170,6 +175,27 @@ def test_a_change_elsewhere_leaves_the_breakers_of_a_route() -> None:
     assert new not in before.paths
     assert plan(kept).next(1.0) is None
     assert plan(new).next(1.0) is not None
+
+
+@pytest.mark.parametrize("ca", [False, True], ids=["the system's authorities", "a file of them"])
+def test_a_file_that_is_read_again_changes_nothing(ca: bool, tmp_path: FilePath) -> None:
+    """Over TLS, too, what is the same stays: connections, keys, breakers. Another authority is another upstream."""
+    authority, file = tmp_path / "ca.pem", tmp_path / "sseflow.toml"
+    authority.write_bytes(trustme.CA().cert_pem.bytes())
+    file.write_text(
+        "[providers.a]\ntype = 'openai'\nkeys = ['env:K']\n" + (f"ca = '{authority}'\n" if ca else "") + "[breaker]\n"
+    )
+
+    def routes() -> Sequence[Route]:
+        return build(load(file, {"K": "sk-a"})).routes
+
+    before = Routing(routes(), dial=connect)
+    after = Routing(routes(), dial=connect, before=before)
+    assert list(after.providers) == list(before.providers)
+    assert after.paths == before.paths
+    if ca:
+        authority.write_bytes(trustme.CA().cert_pem.bytes())
+        assert list(Routing(routes(), dial=connect, before=after).providers) != list(after.providers)
 
 
 CHAT = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
