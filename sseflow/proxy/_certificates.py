@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
 import ssl
-from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ import truststore
 
 from .. import ConfigurationError
 
-Name: TypeAlias = str | PathLike[str]
+Name: TypeAlias = str | os.PathLike[str]
 
 
 def server_tls(cert: Name, key: Name) -> ssl.SSLContext:
@@ -38,13 +38,15 @@ def upstream_tls(authorities: Name | None) -> ssl.SSLContext:
         ConfigurationError: the file of authorities cannot be used.
     """
     try:
-        return _trusting(authorities, None if authorities is None else Path(authorities).read_bytes())
+        if authorities is None:
+            return _trusting(None, b"")
+        return _trusting(os.fspath(authorities), Path(authorities).read_bytes())
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"the authorities in {authorities} cannot be used: {error}") from error
 
 
 @functools.lru_cache(maxsize=64)
-def _trusting(authorities: Name | None, content: bytes | None) -> ssl.SSLContext:
+def _trusting(authorities: str | None, content: bytes) -> ssl.SSLContext:
     if authorities is None:
         return _http11(truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

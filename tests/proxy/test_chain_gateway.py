@@ -12,7 +12,7 @@ import pytest
 
 from sseflow.proxy._auth import Tokens, make_token
 from sseflow.records import open_history
-from sseflow.testing import Answer, CutAfter, ErrorEvent, FakeProvider, Truncated
+from sseflow.testing import Answer, CutAfter, ErrorEvent, FakeProvider, Status, Truncated
 
 from .gateway import RESPONSES, Gateway, route_to, running, upstream_for
 
@@ -85,6 +85,18 @@ async def test_a_chain_that_was_mended_can_be_mended_again(tmp_path: Path) -> No
     assert answer.get(b"sseflow-chain") == b"recovered"
     last: Any = provider.requests[-1].json()
     assert len(last["input"]) == 5
+
+
+async def test_a_chain_is_mended_once(tmp_path: Path) -> None:
+    """A provider that still does not find it, though nothing is looked for any more, is not asked for ever."""
+    lost = Status(400, message="lost again", code="previous_response_not_found")
+    async with FakeProvider.serve("openai") as provider, remembering(provider, tmp_path) as gateway:
+        _, first = await turn(gateway, "one")
+        provider.next(lost, lost)
+        answer, _ = await turn(gateway, "two", first["id"])
+    assert (answer.status, json.loads(answer.body)["error"]["message"]) == (400, "lost again")
+    assert answer.get(b"sseflow-chain") is None
+    assert len(provider.requests) == 3
 
 
 async def test_without_history_the_providers_own_words_are_passed_on() -> None:
