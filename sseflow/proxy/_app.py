@@ -56,6 +56,10 @@ HEALTH = b"/-/health"
 READY = b"/-/ready"
 
 
+def _providers_of(settings: Settings) -> frozenset[str]:
+    return frozenset(upstream.name for route in settings.routes for upstream in route.upstreams)
+
+
 def _models_of(settings: Settings) -> frozenset[str]:
     """The models that a configuration knows, by the names of clients and of providers."""
     upstreams = [upstream for route in settings.routes for upstream in route.upstreams]
@@ -104,8 +108,7 @@ class App:
         self.models = _models_of(settings)
         """That may be labels; a client can name any."""
 
-        providers = [upstream.name for route in settings.routes for upstream in route.upstreams]
-        self.retries = RetryCounter(providers=providers, models=self.models)
+        self.retries = RetryCounter(providers=_providers_of(settings), models=self.models)
         """Of calls that were made again: the value of ``sseflow_stream_retries_total``."""
 
         self.counts = Counts()
@@ -167,6 +170,8 @@ class App:
         """
         self.routing = Routing(settings.routes, dial=self._dial, before=self.routing)
         self.settings = settings
+        self.models |= _models_of(settings)
+        self.retries.know(providers=_providers_of(settings), models=self.models)
 
     @property
     def exchanges(self) -> list[Exchange]:

@@ -224,7 +224,7 @@ class Caller:
         if ask.rebuilt or ask.body is None or not self._exchange.may_rebuild_chain or not classify(error).chain_broken:
             return None
         if not self._ask.rebuilt:  # by the other one of two calls that race
-            body = await self._exchange.rebuild_chain(ask.body)
+            body = await self._exchange.rebuild_chain(ask.body, error)
             if body is None:
                 return None
             self._ask = attrs.evolve(ask, body=body, rebuilt=True)

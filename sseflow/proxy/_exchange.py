@@ -26,7 +26,7 @@ from .._switchboard import Watch
 from ..dialects import AnthropicMessages, Dialect, OpenAIChat, OpenAIResponses, PlainSSE, RequestBody, Usage
 from ..http import Call, Counted, Headers, Incoming, NoBody, WriteTimeout, frame_chunk, last_chunk
 from ..records import Record
-from ..resilience import Judgement, KeysExhausted, LegEnding, LegOutcome, Retry
+from ..resilience import Judgement, KeysExhausted, LegEnding, LegOutcome, Retry, classify
 from ._answer import Answer, CallOutcome, State
 from ._calls import Caller, stalled
 from ._headers import end_to_end, request_id, target_of
@@ -400,10 +400,12 @@ class Exchange:
                 cooldown=judgement.cool_down,
             )
 
-    async def rebuild_chain(self, body: bytes) -> bytes | None:
+    async def rebuild_chain(self, body: bytes, error: Exception) -> bytes | None:
         """The request with its whole history, since the provider has lost what it goes on from; None: there is none."""
         rebuilt = await self._app.keeper.rebuild(self, body)
         if rebuilt is not None:
+            now, broken = trio.current_time(), classify(error)
+            self._count_retry(Retry(attempt=1, error=error, classification=broken, delay=0.0, retrying_at=now))
             self._app.log.info("chain recovered", id=self.id, bytes=len(rebuilt))
         return rebuilt
 
@@ -419,8 +421,7 @@ class Exchange:
 
     def note_retry(self, retry: Retry) -> None:
         """Count and log that all upstreams have failed, and will be called again."""
-        attempt = self._caller.attempt
-        self._app.retries.of("" if attempt is None else attempt.provider.settings.name, self.model)(retry)
+        self._count_retry(retry)
         self._app.log.info(
             "retry",
             id=self.id,
@@ -429,6 +430,10 @@ class Exchange:
             kind=retry.classification.kind.value,
             error=plain(str(retry.error).encode()),
         )
+
+    def _count_retry(self, retry: Retry) -> None:
+        attempt = self._caller.attempt
+        self._app.retries.of("" if attempt is None else attempt.provider.settings.name, self.model)(retry)
 
     def note_leg(self, leg: LegOutcome) -> None:
         """Log what became of one of two calls that raced, if there were two."""

@@ -183,9 +183,14 @@ class RetryCounter:
     """
 
     def __init__(self, *, providers: Iterable[str], models: Iterable[str]) -> None:
-        self._providers = frozenset(providers)
-        self._models = frozenset(models)
+        self._providers = set(providers)
+        self._models = set(models)
         self._counts: Counter[RetryLabels] = Counter()
+
+    def know(self, *, providers: Iterable[str], models: Iterable[str]) -> None:
+        """Count these under their own names from now on, too: a configuration has changed."""
+        self._providers.update(providers)
+        self._models.update(models)
 
     @property
     def counts(self) -> Mapping[RetryLabels, int]:

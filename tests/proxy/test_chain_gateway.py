@@ -12,6 +12,7 @@ import pytest
 
 from sseflow.proxy._auth import Tokens, make_token
 from sseflow.records import open_history
+from sseflow.resilience import RetryLabels
 from sseflow.testing import Answer, CutAfter, ErrorEvent, FakeProvider, Status, Truncated
 
 from .gateway import RESPONSES, Gateway, route_to, running, upstream_for
@@ -72,6 +73,7 @@ async def test_a_chain_that_was_lost_goes_on(tmp_path: Path) -> None:
     texts = [item["content"] if isinstance(item["content"], str) else item["content"][0]["text"] for item in told]
     assert [text or "three" for text in texts] == ["one", "an answer", "two", "an answer", "three"]
     assert recovered["bytes"] == len(provider.requests[3].body)
+    assert gateway.app.retries.counts == {RetryLabels("p", "other", "generic", "true"): 1}
 
 
 async def test_a_chain_that_was_mended_can_be_mended_again(tmp_path: Path) -> None:

@@ -364,8 +364,9 @@ async def test_the_configuration_changes_for_requests_to_come() -> None:
     ):
         client = await gateway.send(f"/openai{CHAT}")
         await client.until(b"content")
-        changed = route_to(upstream_for(new, name="p"))
+        changed = route_to(upstream_for(new, name="p", models={"new": "theirs"}))
         gateway.app.configure(gateway.app.settings.__class__(routes=(changed,), listen=()))
+        assert gateway.app.models == {"new", "theirs"}
         assert read_chat((await gateway.ask(f"/openai{CHAT}")).body).text == GOOD.text
         old.release("a while")
         await client.until(b"[DONE]")

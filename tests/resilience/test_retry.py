@@ -249,6 +249,16 @@ async def test_retries_are_counted_under_bounded_labels(autojump_clock: trio.tes
     }
 
 
+async def test_what_becomes_known_is_counted_under_its_name() -> None:
+    """From then on; what was counted before stays what it is."""
+    counter = RetryCounter(providers=["openai"], models=[])
+    for _ in range(2):
+        _, call = fails(lost())
+        await retrying(call, RetryPolicy(base=0), count=counter.of("openai", "gpt"))
+        counter.know(providers=[], models=["gpt"])
+    assert counter.counts == {RetryLabels("openai", model, "timeout", "false"): 1 for model in ("other", "gpt")}
+
+
 @pytest.mark.parametrize("options", [{"attempts": 0}, {"base": -1}, {"cap": -1}, {"deadline": float("nan")}], ids=str)
 def test_a_policy_is_sensible(options: dict[str, float]) -> None:
     """The message names the number that is not."""
