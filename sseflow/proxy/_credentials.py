@@ -53,12 +53,6 @@ _PARAMETERS = frozenset(
 #: And among the protocols that a WebSocket is opened with: a browser's can have no fields.
 _PROTOCOLS = (b"openai-insecure-api-key.", b"openai-organization.", b"openai-project.")
 
-_SECRET = re.compile(
-    rb"account-id|api-?key|authenticate|authorization|bearer|cookie|credential|passw|secret|session|signature"
-    rb"|subscription-key|token|workspace-id"
-)
-_RATE_LIMIT = re.compile(rb"(?:anthropic-|x-)?ratelimit-.*")
-
 
 def as_field(key: Secret, where: Literal["authorization", "x-api-key"]) -> Credential:
     """The field with a key: ``Authorization: Bearer`` as OpenAI and most others want it, or Anthropic's ``X-Api-Key``.
@@ -72,16 +66,6 @@ def as_field(key: Secret, where: Literal["authorization", "x-api-key"]) -> Crede
     return (
         (b"Authorization", b"Bearer " + value.encode()) if where == "authorization" else (b"X-Api-Key", value.encode())
     )
-
-
-def is_credential(name: bytes) -> bool:
-    """Whether the value of a field called ``name`` is nobody's business: for whoever records, shows or logs fields.
-
-    It is broad, since a value that is hidden for nothing costs little. Rate limits, which count tokens, are shown.
-    """
-    name = name.lower().replace(b"_", b"-")
-    listed = name in _CREDENTIALS or _SECRET.search(name) is not None or name == b"sec-websocket-protocol"
-    return listed and _RATE_LIMIT.fullmatch(name) is None
 
 
 def brings_key(headers: Headers) -> bool:

@@ -53,6 +53,8 @@ class _Figures(Collector):
         yield self._retries()
         yield from self._keys()
         yield from self._breakers()
+        name = "sseflow_answers_not_kept"
+        yield CounterMetricFamily(name, "Not recorded: too many were waiting.", value=self._app.keeper.dropped)
 
     def _retries(self) -> Metric:
         labels = ("provider", "model", "kind", "chain_broken")

@@ -205,6 +205,7 @@ async def test_figures_are_for_prometheus_to_read() -> None:
     assert figures[f'sseflow_attempts_bucket{{le="3.0",{labels}}}'] == "2.0"
     assert figures[f'sseflow_circuit_breaker_state{{endpoint="openai-chat",model="m",{labels}}}'] == "0.0"
     assert figures[f'sseflow_circuit_breaker_state{{endpoint="openai-chat",model="other",{labels}}}'] == "0.0"
+    assert figures["sseflow_answers_not_kept_total"] == "0.0"
     assert "made-up" not in page.body.decode()
 
 
